@@ -1,0 +1,196 @@
+"""What is inserted where, as values: canonical, hashable, to and from plain data.
+
+Knows no tensor, no model and no trial, so that an architecture can come from a file, a database or
+a stranger and be compared, cached and sent between processes without importing torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any
+
+from gcsearch.errors import ArchitectureError
+
+__all__ = ["Architecture", "Insertion"]
+
+ID_LENGTH = 12
+"""Hex digits of an architecture's id: 48 bits, so a study of a million has no likely collision."""
+
+
+@dataclass(frozen=True, order=True)
+class Insertion:
+    """One block with its settings at one site.
+
+    Args:
+        site: Dotted path of the module whose output the block transforms.
+        block: Registered name of the block.
+        ratio: Bottleneck planes over channels, in (0, 1]; a string such as ``"1/16"`` is read too.
+        pooling: How the context is pooled over positions: ``"att"`` or ``"avg"`` for GC.
+        fusions: How the context is fused: ``"channel_add"``, ``"channel_mul"`` or both. Order does
+            not matter: the tuple is kept sorted, so that equal insertions compare equal.
+
+    Raises:
+        ArchitectureError: A value is of the wrong type or out of range.
+
+    Example:
+        >>> str(Insertion("layer3.5", ratio=1 / 16))
+        'layer3.5 gc r1/16 att add'
+    """
+
+    site: str
+    block: str = "gc"
+    ratio: float = 1 / 16
+    pooling: str = "att"
+    fusions: tuple[str, ...] = ("channel_add",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.site, str) or not self.site:
+            raise ArchitectureError(f"site {self.site!r} is not a dotted module path")
+        if isinstance(self.fusions, str) or not all(isinstance(f, str) for f in self.fusions):
+            raise ArchitectureError(
+                f"fusions {self.fusions!r} is not a list of names; write ['channel_add']"
+            )
+        object.__setattr__(self, "ratio", read_ratio(self.ratio))
+        object.__setattr__(self, "fusions", tuple(sorted(set(self.fusions))))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the block's constructor takes."""
+        return {"ratio": self.ratio, "pooling": self.pooling, "fusions": self.fusions}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, safe for YAML and JSON."""
+        return {
+            "site": self.site,
+            "block": self.block,
+            "ratio": self.ratio,
+            "pooling": self.pooling,
+            "fusions": list(self.fusions),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Insertion:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ArchitectureError: The data is no mapping, lacks a site or has unknown keys.
+        """
+        if not isinstance(data, Mapping) or "site" not in data:
+            raise ArchitectureError(f"insertion {data!r} is not a mapping with a 'site'")
+        _refuse_unknown(data, {f.name for f in fields(cls)}, "insertion")
+        return cls(**data)
+
+    def __str__(self) -> str:
+        fusions = "+".join(f.removeprefix("channel_") for f in self.fusions)
+        return f"{self.site} {self.block} r{show_ratio(self.ratio)} {self.pooling} {fusions}"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone and its insertions; with none of them it is the *baseline*.
+
+    Args:
+        backbone: Name of a torchvision model, or an import path.
+        insertions: At most one for each site, in any order; kept sorted.
+
+    Raises:
+        ArchitectureError: A site is named twice.
+
+    Example:
+        >>> a, b = Insertion("layer3.5"), Insertion("layer4.0")
+        >>> Architecture("resnet50", (a, b)).id == Architecture("resnet50", (b, a)).id
+        True
+    """
+
+    backbone: str
+    insertions: tuple[Insertion, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.insertions))
+        sites = [insertion.site for insertion in ordered]
+        twice = sorted({site for site in sites if sites.count(site) > 1})
+        if twice:
+            raise ArchitectureError(f"site {twice[0]!r} is named twice; a site holds one block")
+        object.__setattr__(self, "insertions", ordered)
+
+    @property
+    def id(self) -> str:
+        """The same for the same set of insertions in any order, on any machine and version."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing is inserted."""
+        return not self.insertions
+
+    def baseline(self) -> Architecture:
+        """Return the unaltered backbone."""
+        return Architecture(self.backbone)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, safe for YAML and JSON."""
+        return {
+            "backbone": self.backbone,
+            "insertions": [insertion.to_dict() for insertion in self.insertions],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ArchitectureError: The data has another form, or a value is out of range.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("backbone"), str):
+            raise ArchitectureError("architecture is not a mapping with a 'backbone' name")
+        _refuse_unknown(data, {"backbone", "insertions"}, "architecture")
+        insertions = data.get("insertions", ())
+        if not isinstance(insertions, Iterable) or isinstance(insertions, (str, Mapping)):
+            raise ArchitectureError(f"insertions {insertions!r} is not a list")
+        return cls(data["backbone"], tuple(Insertion.from_dict(i) for i in insertions))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.insertions)) or "baseline"
+
+
+def read_ratio(value: object) -> float:
+    """Read a bottleneck ratio: a number, or a string such as ``"1/16"``.
+
+    Raises:
+        ArchitectureError: It is no number in (0, 1].
+
+    Example:
+        >>> read_ratio("1/16")
+        0.0625
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        ratio = float(Fraction(value) if isinstance(value, str) else value)  # type: ignore[arg-type]
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise ArchitectureError(
+            f"ratio {value!r} is not a number such as 0.0625 or '1/16'"
+        ) from None
+    if not 0 < ratio <= 1:
+        raise ArchitectureError(f"ratio {value!r} is outside (0, 1]; GCNet uses 1/4 to 1/32")
+    return ratio
+
+
+def show_ratio(ratio: float) -> str:
+    """Return a ratio as people write it.
+
+    Example:
+        >>> show_ratio(0.0625), show_ratio(0.3), show_ratio(1.0)
+        ('1/16', '3/10', '1')
+    """
+    return str(Fraction(ratio).limit_denominator(512))
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: set[str], kind: str) -> None:
+    unknown = sorted(str(key) for key in set(data) - known)
+    if unknown:
+        raise ArchitectureError(f"{kind} has unknown key {unknown[0]!r}; known: {sorted(known)}")

@@ -1,0 +1,55 @@
+"""Which blocks surgery can ask for by name, each the identity at first; it knows no backbone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from gcsearch.blocks.global_context import GlobalContext
+from gcsearch.errors import BlockError
+from gcsearch.registry import Registry
+
+__all__ = ["BLOCKS", "build_block"]
+
+BLOCKS: Registry[Callable[..., nn.Module]] = Registry("block")
+"""Builders by name: ``builder(channels, **settings)`` returns a block that is the identity."""
+
+
+def build_block(name: str, channels: int, **settings: Any) -> nn.Module:
+    """Build the block that is registered under ``name``; its output equals its input at first.
+
+    Args:
+        name: One of ``BLOCKS.names()``.
+        channels: Channels of the features that it will transform.
+        settings: What the block's builder takes, e.g. ``ratio``.
+
+    Raises:
+        UnknownNameError: No block has this name.
+        BlockError: The block has no such setting, or cannot be built with its value.
+
+    Example:
+        >>> build_block("gc", 64, ratio=1 / 4).planes
+        16
+    """
+    builder = BLOCKS[name]
+    allowed = [p.name for p in inspect.signature(builder).parameters.values()][1:]
+    unknown = sorted(set(settings) - set(allowed))
+    if unknown:
+        raise BlockError(
+            f"block {name!r} has no setting {unknown[0]!r}; its settings are {', '.join(allowed)}"
+        )
+    return builder(channels, **settings)
+
+
+@BLOCKS.register("gc")
+def _global_context(
+    channels: int,
+    *,
+    ratio: float = 1 / 16,
+    pooling: str = "att",
+    fusions: Sequence[str] = ("channel_add",),
+) -> nn.Module:
+    return GlobalContext(channels, ratio=ratio, pooling=pooling, fusions=fusions, gate="identity")

@@ -1,0 +1,130 @@
+"""Live progress of a run on a terminal, or one line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from gcsearch.cli.tables import plan_lines, points
+from gcsearch.search.events import Listener
+
+if TYPE_CHECKING:
+    from gcsearch.architecture import Architecture
+    from gcsearch.evaluation import Evaluation
+    from gcsearch.plan import Plan
+
+__all__ = ["Progress"]
+
+
+class Progress(Listener):
+    """Prints what a run does: finished things stay, what is under way is a line that changes.
+
+    Args:
+        console: Where to print.
+        header: Printed once, before the plan.
+    """
+
+    def __init__(self, console: Console, header: list[str]) -> None:
+        self._console, self._header = console, header
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._plan: Plan | None = None
+        self._began = time.monotonic()
+        self._n_done = 0
+        self._under_way: dict[int, str] = {}
+        self._stage = "preparing data and backbone, measuring this machine's speed"
+        self._baseline_top1: float | None = None
+        self._best: tuple[float, str] | None = None
+
+    def __enter__(self) -> Progress:
+        for line in self._header:
+            self._print(line)
+        if self._console.is_terminal:
+            self._live.get_renderable = self._status  # type: ignore[method-assign]
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def notice(self, text: str) -> None:
+        """Print a line of its own."""
+        self._print(f"note     {text}")
+
+    def planned(self, plan: Plan, study: str, n_done: int) -> None:
+        """Print the plan."""
+        self._plan, self._n_done = plan, n_done
+        for line in plan_lines(plan, study, n_done):
+            self._print(line)
+        self._stage = "training the baseline"
+
+    def baseline_epoch(self, number: int, of: int, top1: float) -> None:
+        """Print how the baseline learns."""
+        self._print(f"baseline epoch {number}/{of}  top1 {top1:.3f}")
+        if number == of:
+            self._stage = "starting workers"
+
+    def trial_started(self, number: int, architecture: Architecture) -> None:
+        """Remember what is under way."""
+        self._under_way[number] = f"trial {number}: {architecture}"
+        self._stage = "searching"
+
+    def trial_epoch(self, number: int, epoch: int, top1: float) -> None:
+        """Show how far a trial is."""
+        text = self._under_way.get(number, f"trial {number}").split("  epoch")[0]
+        self._under_way[number] = f"{text}  epoch {epoch}, top1 {top1:.3f}"
+
+    def trial_finished(self, number: int, evaluation: Evaluation | None, reason: str) -> None:
+        """Print a trial's result."""
+        self._under_way.pop(number, None)
+        if evaluation is None:
+            self._print(f"trial {number:<3} failed: {reason}")
+            return
+        self._print(self._result(number, evaluation))
+        if evaluation.architecture.is_baseline:
+            self._baseline_top1 = evaluation.top1
+            return
+        self._n_done += 1
+        if self._best is None or evaluation.top1 > self._best[0]:
+            self._best = (evaluation.top1, str(evaluation.architecture))
+
+    def check_finished(self, evaluation: Evaluation) -> None:
+        """Print one training of the final check."""
+        self._stage = "checking the choice on fresh seeds"
+        self._print(
+            f"check    seed {evaluation.seed}  test top1 {evaluation.top1:.3f}  "
+            f"{evaluation.architecture}"
+        )
+
+    def _result(self, number: int, evaluation: Evaluation) -> str:
+        gain = ""
+        if self._baseline_top1 is not None and not evaluation.architecture.is_baseline:
+            gain = f" ({points(evaluation.top1 - self._baseline_top1)})"
+        return (
+            f"trial {number:<3} top1 {evaluation.top1:.3f}{gain}  "
+            f"latency {evaluation.latency}  {evaluation.architecture}"
+        )
+
+    def _status(self) -> Text:
+        elapsed = time.monotonic() - self._began
+        parts = [f"{elapsed / 60:4.1f} min"]
+        if self._plan is not None:
+            left = max(0.0, self._plan.total_s - elapsed)
+            parts.append(f"about {left / 60:.1f} left")
+            parts.append(f"{self._n_done}/{self._plan.n_trials} done")
+        if self._best is not None:
+            parts.append(f"best top1 {self._best[0]:.3f} {self._best[1]}")
+        lines = [" | ".join(parts), *(list(self._under_way.values()) or [self._stage])]
+        return Text("\n".join(lines), style="dim", overflow="ellipsis", no_wrap=True)
+
+    def _print(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)

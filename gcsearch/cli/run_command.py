@@ -1,0 +1,160 @@
+"""`gcsearch run`: search, or go on with a search."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gcsearch.cli.options import DEFAULT_STORAGE, JsonOption, StorageOption, TrustOption
+
+__all__ = ["run"]
+
+UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+INTERRUPTED = 130
+
+
+def run(
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="A torchvision classifier, or package.module:function. [resnet50]"),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A search configuration in YAML.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="cued-digits, torchvision:NAME, imagefolder:DIR, npz:FILE or an import path. "
+            "[cued-digits]",
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Architectures to evaluate.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Trials trained at the same time. [1]")
+    ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the study; one that exists goes on."),
+    ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For the whole run: 90s, 15m, 2h. [15m]")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn. [0]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the configuration."),
+    ] = None,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a backbone's insertions: train, time and compare them, and export the best.
+
+    Stop it at any moment; the same command goes on from the database.
+
+    Example: gcsearch run --backbone resnet50 --budget 15m
+    """
+    overrides = [
+        f"{key}={value}"
+        for key, value in {
+            "backbone": _quoted(backbone),
+            "data.source": _quoted(data),
+            "plan.trials": trials,
+            "plan.budget_s": None if budget is None else parse_duration(budget),
+            "search.workers": workers,
+            "search.seed": seed,
+        }.items()
+        if value is not None
+    ] + (settings or [])
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    _search(config, overrides, study, storage, ray_address, trust, as_json)
+
+
+def _search(
+    file: Path | None,
+    overrides: list[str],
+    study: str | None,
+    storage: str,
+    ray_address: str | None,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from gcsearch.cli.options import open_study, print_json
+    from gcsearch.cli.progress import Progress
+    from gcsearch.cli.show_commands import result_to_dict
+    from gcsearch.cli.tables import front_table, result_lines, stdout
+    from gcsearch.config import SearchConfig, load_config
+    from gcsearch.run import default_study_name, search
+
+    wants_stored = study is not None and file is None and not overrides
+    config = None if wants_stored else load_config(file, overrides)
+    name = study or default_study_name(config or SearchConfig())
+    header = [
+        f"study    {name} in {storage}",
+        f"resume   {_resume_command(name, storage)}",
+    ]
+    console = Console(stderr=True, highlight=False) if as_json else stdout()
+    with Progress(console, header) as progress:
+        result = search(
+            config,
+            study=name,
+            storage=storage,
+            ray_address=ray_address,
+            trust=trust,
+            listener=progress,
+        )
+    if as_json:
+        print_json(result_to_dict(result))
+    elif result.findings:
+        opened = open_study(storage, name)
+        best = result.best.number if result.best else None
+        console.print(front_table(result.front, best))
+        for line in result_lines(result, opened):
+            console.print(line, soft_wrap=True, markup=False)
+    if not result.is_complete:
+        console.print(
+            f"interrupted; to go on: {_resume_command(name, storage)}",
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(INTERRUPTED)
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds for ``90``, ``90s``, ``15m``, ``1.5h`` or ``1d``.
+
+    Raises:
+        ConfigError: The text is no positive duration.
+
+    Example:
+        >>> parse_duration("1.5h")
+        5400.0
+    """
+    from gcsearch.errors import ConfigError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
+    if not seconds > 0:
+        raise ConfigError([f"{text!r} is not a duration; write 90s, 15m, 2h or 1d"], "--budget")
+    return seconds
+
+
+def _quoted(text: str | None) -> str | None:
+    import json
+
+    return None if text is None else json.dumps(text)
+
+
+def _resume_command(name: str, storage: str) -> str:
+    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    return f"gcsearch run --study {name}{where}"

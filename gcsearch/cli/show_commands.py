@@ -1,0 +1,186 @@
+"""`gcsearch sites`, `backbones`, `status`, `front`: what there is, and what was found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gcsearch.cli.options import (
+    DEFAULT_STORAGE,
+    JsonOption,
+    StorageOption,
+    StudyOption,
+    TrustOption,
+    open_study,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from gcsearch.run import SearchResult
+
+__all__ = ["backbones", "front", "result_to_dict", "sites", "status"]
+
+
+def backbones(as_json: JsonOption = False) -> None:
+    """List the torchvision models that can be searched.
+
+    Example: gcsearch backbones
+    """
+    from gcsearch.backbones import backbone_names
+
+    if as_json:
+        print_json(backbone_names())
+    else:
+        print("\n".join(backbone_names()))
+
+
+def sites(
+    backbone: Annotated[str, typer.Argument(help="A torchvision model or an import path.")],
+    image_size: Annotated[
+        int, typer.Option(min=8, help="Side of the pictures to probe with.")
+    ] = 224,
+    trust: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where blocks may go in a backbone, with shapes and what the default GC would add.
+
+    Example: gcsearch sites resnet50
+    """
+    from gcsearch.backbones import build_backbone
+    from gcsearch.cli.tables import plain_table, stdout
+    from gcsearch.cost import count_insertion
+    from gcsearch.surgery import find_sites
+
+    size = (3, image_size, image_size)
+    found = find_sites(build_backbone(backbone, trust=trust), size)
+    costs = [count_insertion(site) for site in found]
+    if as_json:
+        print_json([_site_to_dict(s, c) for s, c in zip(found, costs, strict=True)])
+        return
+    rows = [
+        [
+            site.path,
+            ", ".join(site.kinds),
+            "" if site.stage is None else str(site.stage),
+            "x".join(map(str, site.shape)),
+            site.layout,
+            f"{cost.params:,}" if cost else "-",
+            f"{cost.macs:,}" if cost else "-",
+        ]
+        for site, cost in zip(found, costs, strict=True)
+    ]
+    columns = ["site", "kind", "stage", "shape", "layout", "GC params", "GC MACs"]
+    stdout().print(plain_table(columns, rows, right=5))
+
+
+def status(
+    study: StudyOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what has run, is running and failed, and why.
+
+    Example: gcsearch status
+    """
+    from gcsearch.cli.tables import plain_table, stdout
+    from gcsearch.study import list_studies
+
+    opened = open_study(storage, study)
+    rows, plan = opened.rows(), opened.plan
+    if as_json:
+        print_json(
+            {
+                "study": opened.name,
+                "studies": list_studies(opened.storage),
+                "done": opened.n_done(),
+                "planned": plan.n_trials,
+                "trials": [_row_to_dict(row) for row in rows],
+            }
+        )
+        return
+    console = stdout()
+    console.print(
+        f"study    {opened.name} ({len(list_studies(opened.storage))} in {storage})\n"
+        f"done     {opened.n_done()} of {plan.n_trials} architectures, "
+        f"baseline {'done' if opened.baseline() else 'not done'}",
+        soft_wrap=True,
+        markup=False,
+    )
+    table = [
+        [str(row.number), row.state, str(row.architecture or "(waiting)"), _remark(row)]
+        for row in rows
+    ]
+    console.print(plain_table(["trial", "state", "architecture", ""], table))
+
+
+def front(
+    study: StudyOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the Pareto front against the baseline; the recommended trial is marked with a star.
+
+    Example: gcsearch front --json
+    """
+    from gcsearch.cli.tables import front_table, stdout
+    from gcsearch.run import summarise
+
+    opened = open_study(storage, study)
+    result = summarise(opened, storage)
+    if as_json:
+        print_json(result_to_dict(result))
+        return
+    console = stdout()
+    console.print(front_table(result.front, result.best.number if result.best else None))
+    if result.checked:
+        console.print(f"checked  {result.checked.verdict}", soft_wrap=True, markup=False)
+
+
+def result_to_dict(result: SearchResult) -> dict[str, Any]:
+    """Return plain data for ``--json``."""
+    return {
+        "study": result.study,
+        "storage": result.storage,
+        "complete": result.is_complete,
+        "best": result.best.to_dict() if result.best else None,
+        "checked": result.checked.to_dict() if result.checked else None,
+        "config": str(result.config_path) if result.config_path else None,
+        "front": [finding.to_dict() for finding in result.front],
+        "trials": [finding.to_dict() for finding in result.findings],
+    }
+
+
+def _site_to_dict(site: Any, cost: Any) -> dict[str, Any]:
+    return {
+        "path": site.path,
+        "kinds": list(site.kinds),
+        "stage": site.stage,
+        "channels": site.channels,
+        "shape": list(site.shape),
+        "layout": site.layout,
+        "gc_params": cost.params if cost else None,
+        "gc_macs": cost.macs if cost else None,
+    }
+
+
+def _row_to_dict(row: Any) -> dict[str, Any]:
+    evaluation = row.evaluation
+    return {
+        "trial": row.number,
+        "state": row.state,
+        "architecture": row.architecture.to_dict() if row.architecture else None,
+        "id": row.architecture.id if row.architecture else None,
+        "reason": row.reason,
+        "duplicate_of": row.duplicate_of,
+        "top1": evaluation.top1 if evaluation else None,
+        "latency_ratio": evaluation.latency.ratio if evaluation else None,
+    }
+
+
+def _remark(row: Any) -> str:
+    if row.duplicate_of is not None:
+        return f"same as trial {row.duplicate_of}"
+    if row.evaluation is not None:
+        return f"top1 {row.evaluation.top1:.3f}, latency {row.evaluation.latency}"
+    return row.reason or ""

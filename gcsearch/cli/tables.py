@@ -1,0 +1,131 @@
+"""Results as tables and lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gcsearch.plan import Plan
+    from gcsearch.results import Finding
+    from gcsearch.run import SearchResult
+    from gcsearch.study import SearchStudy
+
+__all__ = ["front_table", "plain_table", "plan_lines", "points", "result_lines", "stdout"]
+
+
+def stdout() -> Console:
+    """Return a console that does not wrap tables when piped."""
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    return console
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> Table:
+    """Return a plain table; the columns from number ``right`` on are right-aligned."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        is_right = right and index >= right
+        table.add_column(column, justify="right" if is_right else "left", no_wrap=bool(is_right))
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def points(fraction: float) -> str:
+    """Return a difference in top1 as percentage points.
+
+    Example:
+        >>> points(0.0123)
+        '+1.2'
+    """
+    return f"{100 * fraction:+.1f}"
+
+
+def front_table(kept: Sequence[Finding], best: int | None = None) -> Table:
+    """Return the front against the baseline; the recommended trial is marked."""
+    rows = [_finding_row(finding, best) for finding in kept]
+    columns = ["", "architecture", "trial", "top1", "gain, points", "latency ratio", "params"]
+    return plain_table(columns, rows, right=2)
+
+
+def _finding_row(finding: Finding, best: int | None) -> list[str]:
+    gain, latency, evaluation = finding.gain, finding.latency, finding.evaluation
+    if finding.is_baseline:
+        gain_text, latency_text = "0", "1"
+    else:
+        gain_text = f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
+        latency_text = f"{latency.value:.3f} [{latency.low:.3f}, {latency.high:.3f}]"
+    return [
+        "*" if finding.number == best else "",
+        str(evaluation.architecture).replace("; ", "\n"),
+        str(finding.number),
+        f"{evaluation.top1:.3f}",
+        gain_text,
+        latency_text,
+        f"{evaluation.params / 1e6:.2f} M",
+    ]
+
+
+def plan_lines(plan: Plan, study: str, n_done: int) -> list[str]:
+    """Return what a run will do, before it does it."""
+    minutes = f"about {plan.total_s / 60:.0f} min"
+    budget = "no time limit" if plan.budget_s is None else f"budget {plan.budget_s / 60:.0f} min"
+    lines = [
+        f"plan     {minutes} in all ({budget}), {plan.workers} worker(s)",
+        f"         baseline: {plan.baseline.images_seen} pictures, {plan.baseline_s:.0f} s",
+        f"         trials:   baseline + {plan.n_trials} architectures, "
+        f"{plan.trial.images_seen} pictures in {plan.trial.epochs} epochs, "
+        f"{plan.trial_s:.0f} s each",
+        f"         check:    {plan.check_seeds} fresh seed(s) on the test split, "
+        f"{plan.check_s:.0f} s",
+        f"         smallest gain one trial can tell from noise: "
+        f"{points(plan.smallest_gain)} points"
+        + (
+            f"; the check: {points(plan.smallest_checked_gain)}"
+            if plan.smallest_checked_gain
+            else ""
+        ),
+    ]
+    if plan.budget_s is not None and plan.total_s > 1.1 * plan.budget_s:
+        lines.append(
+            "         the smallest run that can tell anything takes longer than the budget here; "
+            "it goes on regardless until the baseline and one architecture are compared"
+        )
+    if plan.wanted_trials > plan.n_trials:
+        lines.append(
+            f"         {plan.wanted_trials} trials do not fit in the budget even at the smallest "
+            f"fidelity: {plan.n_trials} will run now, the same command goes on with the rest"
+        )
+    if n_done:
+        lines.append(f"         {n_done} of {plan.n_trials} architectures are done already")
+    return lines
+
+
+def result_lines(result: SearchResult, study: SearchStudy) -> list[str]:
+    """Return the verdict, what could be told from noise, and what to do next."""
+    from gcsearch.results import measured_smallest_gain
+
+    lines = []
+    if result.checked is not None:
+        lines.append(f"checked  {result.checked.verdict}")
+    elif result.best is not None and result.best.is_baseline and result.is_complete:
+        lines.append("verdict  no insertion beats your backbone beyond noise: keep it")
+    smallest = measured_smallest_gain(result.findings)
+    if smallest is not None:
+        lines.append(
+            f"power    one trial could tell gains from {points(smallest)} points on from noise"
+        )
+    if result.config_path is not None:
+        lines.append(f"best     {result.config_path}")
+    lines += [
+        f"next     gcsearch front --study {result.study}",
+        f"         gcsearch run --study {result.study} --trials {study.plan.n_trials + 10}",
+        "         gcsearch dashboard",
+    ]
+    return lines

@@ -1,0 +1,182 @@
+"""One search, complete, as data: reading, checking, saving; does not know how anything is done.
+
+A configuration is a YAML mapping with the sections below. All faults are reported at once. It
+holds no code, no includes and no environment variables, so one can come from a stranger; import
+paths in it are followed only where the caller says ``trust``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from gcsearch.cost import LatencySettings
+from gcsearch.errors import ConfigError, near_misses
+from gcsearch.proxy.training import TrainingSettings
+from gcsearch.settings import Settings
+from gcsearch.space import SpaceSettings
+
+__all__ = ["DataSettings", "PlanSettings", "SearchConfig", "SearchSettings", "load_config"]
+
+
+class DataSettings(Settings):
+    """The proxy task."""
+
+    source: str = "cued-digits"
+    """A built-in, ``torchvision:NAME``, ``imagefolder:DIR``, ``npz:FILE`` or an import path."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    """Side in pixels of the pictures; null takes the source's own."""
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    """Knobs of a built-in task, e.g. ``digits: 3``."""
+
+
+class SearchSettings(Settings):
+    """How the search goes through the space."""
+
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Trials trained at the same time; they share this machine's cores."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the sampler, the data and the training; the check at the end uses seeds of its own."""
+    startup_trials: Annotated[int, Field(ge=1)] = 6
+    """Architectures drawn at random before the sampler models what it has seen."""
+
+
+class PlanSettings(Settings):
+    """How much is done; what is null is laid out from the budget by measuring this machine."""
+
+    budget_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds for the whole run; null means 15 minutes unless ``trials`` is given alone."""
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Architectures to evaluate, besides the baseline."""
+    baseline_images: Annotated[int, Field(ge=1)] | None = None
+    """Pictures the baseline is trained on before the search."""
+    trial_images: Annotated[int, Field(ge=1)] | None = None
+    """Pictures each architecture is trained on in a trial."""
+    trial_epochs: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Epochs of a trial; the validation split is scored after each."""
+    check_seeds: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Fresh seeds of the final check on the test split; 0 leaves the check out."""
+
+
+class SearchConfig(Settings):
+    """Everything that decides what a search does.
+
+    Example:
+        >>> SearchConfig(backbone="resnet18").space.max_insertions
+        4
+    """
+
+    backbone: str = "resnet50"
+    """A torchvision classifier, or an import path ``package.module:function``."""
+    weights: str | None = None
+    """Weights the baseline starts from: a torchvision name such as ``DEFAULT``, or a file."""
+    data: DataSettings = DataSettings()
+    space: SpaceSettings = SpaceSettings()
+    training: TrainingSettings = TrainingSettings()
+    latency: LatencySettings = LatencySettings()
+    search: SearchSettings = SearchSettings()
+    plan: PlanSettings = PlanSettings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, safe for YAML and JSON."""
+        return self.model_dump(mode="json")
+
+
+def load_config(
+    source: Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()
+) -> SearchConfig:
+    """Read a configuration and check it whole.
+
+    Args:
+        source: A YAML file or plain data; ``None`` is all defaults.
+        overrides: ``"section.key=value"`` each, the value in YAML.
+
+    Raises:
+        ConfigError: The file cannot be read, or there are faults; all of them are listed.
+
+    Example:
+        >>> load_config({"backbone": "resnet18"}, ["space.max_insertions=2"]).space.max_insertions
+        2
+        >>> load_config({"bacbone": "resnet18"})
+        Traceback (most recent call last):
+        gcsearch.errors.ConfigError: config: unknown key 'bacbone'; did you mean 'backbone'?
+    """
+    name = str(source) if isinstance(source, Path) else "config"
+    data = _read_yaml(source) if isinstance(source, Path) else _deep_copy(source or {})
+    faults = [fault for text in overrides if (fault := _override(data, text))]
+    try:
+        config = SearchConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(faults + _explain(error), name) from None
+    if faults:
+        raise ConfigError(faults, name)
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(["no such file; the shipped ones are in configs/"], str(path)) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"cannot be read as YAML: {reason}"], str(path)) from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"is a {type(data).__name__}, not a mapping of sections"], str(path))
+    return data
+
+
+def _override(data: dict[str, Any], text: str) -> str | None:
+    """Set one dotted key; return the fault if the text has another form."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        return f"--set {text!r} is not of the form key=value, e.g. space.max_insertions=2"
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        inner = data.setdefault(section, {})
+        if not isinstance(inner, dict):
+            return f"--set {text!r}: {section!r} is not a section"
+        data = inner
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"--set {text!r}: the value is not YAML"
+    return None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    return [_explain_one(fault) for fault in error.errors()]
+
+
+def _explain_one(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_beside(fault["loc"])
+        return f"unknown key {key!r}{near_misses(str(fault['loc'][-1]), known)}".rstrip(";") + (
+            ""
+            if near_misses(str(fault["loc"][-1]), known) != ";"
+            else f"; known: {', '.join(known)}"
+        )
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{key} = {fault['input']!r}: {message}"
+
+
+def _keys_beside(location: tuple[Any, ...]) -> list[str]:
+    model: type[Settings] = SearchConfig
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)
+
+
+def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _deep_copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}

@@ -1,0 +1,64 @@
+"""Parameters and multiply-accumulates of a model; does not time anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gcsearch.blocks import build_block
+from gcsearch.errors import BlockError
+from gcsearch.surgery import Site
+
+__all__ = ["Counts", "count", "count_insertion"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters, and multiply-accumulates of one forward pass of one picture."""
+
+    params: int
+    macs: int
+
+
+def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> Counts:
+    """Count the parameters and multiply-accumulates of ``model``.
+
+    Counted by torch's own flop counter: convolutions, matrix products and attention, two flops a
+    multiply-accumulate; element-wise work counts nothing, as usual in the field.
+
+    Args:
+        model: Any module that takes one batch of images.
+        input_size: Channels, height and width of the picture.
+
+    Example:
+        >>> count(nn.Conv2d(3, 8, 1, bias=False), (3, 4, 4))
+        Counts(params=24, macs=384)
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    example = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
+    counter = FlopCounterMode(display=False)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            model(example)
+    finally:
+        model.train(was_training)
+    params = sum(p.numel() for p in model.parameters())
+    return Counts(params=params, macs=counter.get_total_flops() // 2)
+
+
+def count_insertion(site: Site, block: str = "gc") -> Counts | None:
+    """Count what a block of default settings adds at a site; ``None`` if it cannot be there.
+
+    Args:
+        site: Where, with the shape of its features.
+        block: Registered name of the block.
+    """
+    try:
+        return count(build_block(block, site.channels), site.shape)  # type: ignore[arg-type]
+    except BlockError:
+        return None

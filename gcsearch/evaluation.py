@@ -1,0 +1,362 @@
+"""The one place where the parts meet: an architecture and a fidelity in, an evaluation out.
+
+An evaluation is a function of (architecture, fidelity, seed, start weights) wherever it runs: in a
+worker, a benchmark or a test. Knows neither Optuna nor Ray nor SQL.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import nn
+
+from gcsearch.architecture import Architecture
+from gcsearch.backbones import build_backbone, load_weights
+from gcsearch.config import SearchConfig
+from gcsearch.cost import LatencyRatio, compare_latency, count
+from gcsearch.errors import LatencyError
+from gcsearch.machine import n_cores, pick_device, pick_precision, together
+from gcsearch.plan import Speeds
+from gcsearch.proxy import ProxyTask, Split, load_task
+from gcsearch.proxy.training import Epoch, Fidelity, TrainingSettings, measure_speed, train
+from gcsearch.space import SearchSpace, select_sites
+from gcsearch.surgery import find_sites, insert
+
+__all__ = ["Evaluation", "Evaluator", "pack", "unpack"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured for one architecture.
+
+    Args:
+        architecture: What was evaluated.
+        seed: Of the training.
+        top1: Fraction of the validation pictures answered rightly, after the last epoch.
+        loss: Mean cross-entropy on them.
+        correct: Which of them, packed by :func:`pack`, for pairing with another evaluation.
+        curve: For each epoch its ``train_loss``, ``loss``, ``top1`` and ``seconds``.
+        latency: Ratio to the backbone; ``None`` where it was not asked for.
+        params: Of the whole network.
+        macs: Multiply-accumulates of one picture at the latency's image size.
+        seconds: Spent on ``training``, ``scoring`` included, and on ``latency``.
+    """
+
+    architecture: Architecture
+    seed: int
+    top1: float
+    loss: float
+    correct: str
+    curve: tuple[dict[str, float], ...]
+    latency: LatencyRatio | None
+    params: int
+    macs: int
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, safe for JSON."""
+        return asdict(self) | {"architecture": self.architecture.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """Read what :meth:`to_dict` wrote."""
+        latency = data["latency"]
+        return cls(
+            **{
+                **data,
+                "architecture": Architecture.from_dict(data["architecture"]),
+                "curve": tuple(data["curve"]),
+                "latency": LatencyRatio(**latency) if latency else None,
+            }
+        )
+
+
+class Evaluator:
+    """Evaluates architectures of one search on this machine.
+
+    Args:
+        config: The whole search.
+        cache_dir: Where prepared data sets are kept.
+        trust: Whether import paths in the configuration may be followed.
+        threads: Processor threads to train with; by default every core.
+
+    Raises:
+        DataError: The proxy task cannot be had.
+        SurgeryError: The backbone cannot be probed at the proxy task's image size.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        cache_dir: Path,
+        trust: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.config = config
+        self.device = pick_device(config.training.device)
+        self.precision = pick_precision(config.training.precision, self.device)
+        self._trust = trust
+        self._threads = threads or n_cores()
+        self._weights: dict[str, torch.Tensor] | None = None
+        self.task: ProxyTask = load_task(
+            config.data.source,
+            image_size=config.data.image_size,
+            seed=config.search.seed,
+            options=config.data.options,
+            cache_dir=cache_dir / "data",
+            trust=trust,
+        )
+        self.input_size = (3, *self.task.image_size)
+        self._backbone = self._fresh_backbone()
+        self.sites = find_sites(self._backbone, self.input_size)
+        self._latency_size = (3, config.latency.image_size, config.latency.image_size)
+
+    def space(self) -> SearchSpace:
+        """Lay out the search space over the chosen sites."""
+        chosen = select_sites(self.sites, self.config.space.sites)
+        return SearchSpace(self.config.backbone, chosen, self.config.space)
+
+    def train_baseline(self, fidelity: Fidelity) -> Iterator[Epoch]:
+        """Train the unaltered backbone from its start weights; yield each epoch.
+
+        Afterwards :meth:`weights` returns the result, which every architecture inherits.
+        """
+        model = copy.deepcopy(self._backbone)
+        seed = self.config.search.seed
+        yield from self._train(model, fidelity, seed, is_baseline=True)
+        self._weights = _to_cpu(model)
+
+    def weights(self) -> bytes:
+        """Return the baseline's weights in safetensors form.
+
+        Raises:
+            RuntimeError: There are none yet.
+        """
+        if self._weights is None:
+            raise RuntimeError("the baseline has neither been trained nor loaded")
+        return save(self._weights)
+
+    def load_baseline(self, weights: bytes) -> None:
+        """Take weights that :meth:`weights` returned, here or on another machine."""
+        self._weights = load(weights)
+
+    def recipe(self, fidelity: Fidelity) -> str:
+        """Return a hash of all that decides the baseline's weights, to keep them by."""
+        config = self.config
+        parts = {
+            "backbone": config.backbone,
+            "start": _start_of(config),
+            "data": self.task.content_hash,
+            "training": _baseline_settings(config.training),
+            "fidelity": asdict(fidelity),
+            "seed": config.search.seed,
+            "device": self.device.split(":")[0],
+            "precision": self.precision,
+            "torch": torch.__version__.split("+")[0],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def build(self, architecture: Architecture, seed: int) -> nn.Module:
+        """Build an architecture on the baseline's weights; its outputs equal the baseline's."""
+        model = copy.deepcopy(self._backbone)
+        if self._weights is not None:
+            model.load_state_dict(self._weights)
+        torch.manual_seed(seed)
+        return insert(model, architecture.insertions, sites=self.sites)
+
+    def measure_latency(self, architecture: Architecture) -> LatencyRatio:
+        """Time an architecture against the backbone, alone on this machine.
+
+        Raises:
+            LatencyError: The model refuses pictures of this size.
+        """
+        baseline = copy.deepcopy(self._backbone)
+        candidate = insert(copy.deepcopy(baseline), architecture.insertions, sites=self.sites)
+        return compare_latency(candidate, baseline, self._latency_size, self.config.latency)
+
+    def measure_speeds(self, space: SearchSpace, started: float) -> Speeds:
+        """Measure in a few seconds how fast this machine trains, scores and times.
+
+        Args:
+            space: To take a typical architecture from.
+            started: When the run began, on the clock of ``time.perf_counter``.
+        """
+        typical = space.typical()
+        latency_s = self.measure_latency(typical).seconds
+        baseline, scoring = self._training_speed(typical.baseline(), is_baseline=True)
+        trial, _ = self._training_speed(typical, is_baseline=False)
+        return Speeds(baseline, trial, scoring, latency_s, time.perf_counter() - started)
+
+    def steps(
+        self,
+        architecture: Architecture,
+        fidelity: Fidelity,
+        seed: int,
+        *,
+        split: Split | None = None,
+        with_latency: bool = True,
+    ) -> Iterator[Epoch | tuple[Evaluation, nn.Module]]:
+        """Evaluate step by step: yield each epoch, and at last the evaluation and the network.
+
+        Latency comes first: what cannot be timed costs no training.
+
+        Args:
+            architecture: What to evaluate.
+            fidelity: How much training.
+            seed: Of the blocks' weights and of the order of the pictures.
+            split: What to score on; by default the validation split.
+            with_latency: Whether to time it as well.
+
+        Raises:
+            TrainingError: The training diverged or ran out of memory.
+            LatencyError: The latency is inconclusive.
+        """
+        start = time.perf_counter()
+        latency = self._conclusive_latency(architecture) if with_latency else None
+        latency_s = time.perf_counter() - start
+        model = self.build(architecture, seed)
+        counts = count(model, self._latency_size)
+        curve: list[Epoch] = []
+        for epoch in self._train(model, fidelity, seed, split=split):
+            curve.append(epoch)
+            yield epoch
+        last = curve[-1]
+        evaluation = Evaluation(
+            architecture=architecture,
+            seed=seed,
+            top1=last.top1,
+            loss=last.loss,
+            correct=pack(last.correct),
+            curve=tuple(_as_point(epoch) for epoch in curve),
+            latency=latency,
+            params=counts.params,
+            macs=counts.macs,
+            seconds={"training": sum(epoch.seconds for epoch in curve), "latency": latency_s},
+        )
+        yield evaluation, model
+
+    def evaluate(
+        self,
+        architecture: Architecture,
+        fidelity: Fidelity,
+        seed: int,
+        *,
+        split: Split | None = None,
+        with_latency: bool = True,
+    ) -> tuple[Evaluation, nn.Module]:
+        """Evaluate in one go; see :meth:`steps`."""
+        steps = self.steps(architecture, fidelity, seed, split=split, with_latency=with_latency)
+        for step in steps:
+            if not isinstance(step, Epoch):
+                return step
+        raise AssertionError("steps() ends with an evaluation")
+
+    def _train(
+        self,
+        model: nn.Module,
+        fidelity: Fidelity,
+        seed: int,
+        *,
+        is_baseline: bool = False,
+        split: Split | None = None,
+    ) -> Iterator[Epoch]:
+        torch.set_num_threads(self._threads)
+        return train(
+            model,
+            self.task,
+            self.config.training,
+            fidelity,
+            seed=seed,
+            is_baseline=is_baseline,
+            device=self.device,
+            precision=self.precision,
+            split=split,
+            hold=together,
+        )
+
+    def _conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
+        latency = self.measure_latency(architecture)
+        if not latency.conclusive:
+            raise LatencyError(
+                f"latency is {latency} after {latency.pairs} pairs: too noisy to be a number; "
+                "quiet the machine, or raise latency.time_limit_s or latency.precision"
+            )
+        return latency
+
+    def _training_speed(
+        self, architecture: Architecture, *, is_baseline: bool
+    ) -> tuple[float, float]:
+        torch.set_num_threads(self._threads)
+        with together():
+            return measure_speed(
+                self.build(architecture, seed=0),
+                self.task,
+                self.config.training,
+                is_baseline=is_baseline,
+                device=self.device,
+                precision=self.precision,
+            )
+
+    def _fresh_backbone(self) -> nn.Module:
+        config = self.config
+        torch.manual_seed(config.search.seed)
+        n_classes = self.task.n_classes
+        model = build_backbone(config.backbone, n_classes=n_classes, trust=self._trust)
+        if config.weights:
+            load_weights(model, config.backbone, config.weights)
+        return model
+
+
+def pack(correct: NDArray[np.bool_]) -> str:
+    """Return a row of booleans as short text: its length and its bits in base64.
+
+    Example:
+        >>> unpack(pack(np.array([True, False, True]))).tolist()
+        [True, False, True]
+    """
+    return f"{correct.size}:{base64.b64encode(np.packbits(correct).tobytes()).decode()}"
+
+
+def unpack(text: str) -> NDArray[np.bool_]:
+    """Read what :func:`pack` wrote."""
+    size, _, bits = text.partition(":")
+    packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
+    return np.unpackbits(packed, count=int(size)).astype(np.bool_)
+
+
+def _as_point(epoch: Epoch) -> dict[str, float]:
+    return {
+        "train_loss": epoch.train_loss,
+        "loss": epoch.loss,
+        "top1": epoch.top1,
+        "seconds": epoch.seconds,
+    }
+
+
+def _to_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+
+
+def _baseline_settings(settings: TrainingSettings) -> dict[str, Any]:
+    kept = ("batch_size", "baseline_lr", "weight_decay", "warmup")
+    return {name: getattr(settings, name) for name in kept}
+
+
+def _start_of(config: SearchConfig) -> str | None:
+    """Return what names the start weights: a file by its content, anything else by its name."""
+    if config.weights and Path(config.weights).is_file():
+        return hashlib.sha256(Path(config.weights).read_bytes()).hexdigest()
+    return config.weights

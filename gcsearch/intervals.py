@@ -1,0 +1,171 @@
+"""How sure a number is: intervals of paired gains and ratios, the smallest gain worth claiming.
+
+Pure functions over numpy arrays; knows neither what was measured nor how.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Interval", "median_ratio", "paired_gain", "smallest_gain", "spread_of_seeds"]
+
+CONFIDENCE = 0.95
+POWER = 0.80
+TYPICAL_DISCORDANCE = 0.15
+"""Share of pictures two fine-tunings of one backbone answer differently, before it is measured.
+
+From `benchmarks/reliability.py`; only the plan printed before a search uses it.
+"""
+N_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval.
+
+    Example:
+        >>> Interval(1.02, 1.01, 1.03).excludes(1.0)
+        True
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the ends."""
+        return (self.high - self.low) / 2
+
+    def excludes(self, value: float) -> bool:
+        """Whether ``value`` lies outside."""
+        return not self.low <= value <= self.high
+
+
+def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Interval:
+    """Return the gain in top1 over the baseline on the same pictures, with its interval.
+
+    The interval is that of a mean of paired differences in {-1, 0, 1} (the normal form of
+    McNemar's test). It covers the choice of pictures; the luck of a training seed comes on top,
+    which :func:`smallest_gain` accounts for and a confirmation on fresh seeds measures.
+
+    Args:
+        correct: Whether each picture was answered rightly, shape (N,), or (seeds, N).
+        baseline: The same for the baseline, of the same shape.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Example:
+        >>> gain = paired_gain(np.array([1, 1, 1, 0], bool), np.array([1, 0, 1, 0], bool))
+        >>> gain.value
+        0.25
+    """
+    if correct.shape != baseline.shape:
+        raise ValueError(f"pairing needs equal shapes, got {correct.shape} and {baseline.shape}")
+    difference = correct.astype(float) - baseline.astype(float)
+    by_picture = np.atleast_2d(difference).mean(axis=0)
+    gain = float(by_picture.mean())
+    error = float(by_picture.std(ddof=1)) / math.sqrt(by_picture.size)
+    if difference.ndim == 2 and len(difference) > 1:
+        by_seed = difference.mean(axis=1)
+        error = math.hypot(error, float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed)))
+    margin = _z(CONFIDENCE) * error
+    return Interval(gain, gain - margin, gain + margin)
+
+
+def smallest_gain(
+    n_images: int,
+    *,
+    discordance: float = TYPICAL_DISCORDANCE,
+    seed_sd: float = 0.0,
+    n_seeds: int = 1,
+) -> float:
+    """Return the smallest true gain that would be told from noise four times in five.
+
+    With a share ``q`` of pictures answered differently, a paired difference has the variance
+    ``q / n_images``; each of the two trainings adds ``seed_sd**2``; averaging over seeds divides
+    the latter. The gain must exceed ``(z_.975 + z_.80)`` standard errors (Lachin 1981, eq. 1;
+    for paired proportions Miettinen 1968).
+
+    Args:
+        n_images: Pictures both are scored on.
+        discordance: Share of pictures that the two answer differently, in [0, 1].
+        seed_sd: Standard deviation of top1 from seed to seed of one architecture.
+        n_seeds: Seeds averaged for each of the two.
+
+    Example:
+        >>> round(smallest_gain(2000, discordance=0.1, seed_sd=0.005), 4)
+        0.028
+    """
+    variance = discordance / n_images + 2 * seed_sd**2 / n_seeds
+    z_power = NormalDist().inv_cdf(POWER)
+    return (_z(CONFIDENCE) + z_power) * math.sqrt(variance)
+
+
+def median_ratio(
+    log_ratios: NDArray[np.float64], *, seed: int = 0, n_bootstrap: int = N_BOOTSTRAP
+) -> Interval:
+    """Return the median of paired ratios with its percentile bootstrap interval.
+
+    Args:
+        log_ratios: Natural logs of candidate over baseline, one for each pair, shape (N,).
+        seed: Of the bootstrap; the same pairs give the same interval.
+        n_bootstrap: Resamples.
+
+    Raises:
+        ValueError: There is no pair.
+
+    Example:
+        >>> median_ratio(np.log([1.1, 1.1, 1.1])).value.__round__(6)
+        1.1
+    """
+    if log_ratios.size == 0:
+        raise ValueError("a ratio needs at least one pair")
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, log_ratios.size, (n_bootstrap, log_ratios.size))
+    medians = np.median(log_ratios[picks], axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return Interval(
+        math.exp(float(np.median(log_ratios))), math.exp(float(low)), math.exp(float(high))
+    )
+
+
+def spread_of_seeds(groups: list[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the variance within and between groups of repeated scores.
+
+    One-way random-effects analysis of variance (Searle, Casella and McCulloch 1992, section 3.6):
+    the between estimate is freed of the noise that leaks in from within, and may come out as 0.
+
+    Args:
+        groups: For each architecture the scores of its seeds; at least two groups of two.
+
+    Raises:
+        ValueError: Fewer than two groups, or a group of fewer than two scores.
+
+    Example:
+        >>> within, between = spread_of_seeds([np.array([1.0, 1.0]), np.array([2.0, 2.0])])
+        >>> within, between
+        (0.0, 0.5)
+    """
+    if len(groups) < 2 or min(map(len, groups)) < 2:
+        raise ValueError("reliability needs at least two architectures with two seeds each")
+    counts = np.array([len(g) for g in groups], dtype=float)
+    total = counts.sum()
+    means = np.array([g.mean() for g in groups])
+    grand = float((counts * means).sum() / total)
+    within = sum(float(((g - g.mean()) ** 2).sum()) for g in groups) / (total - len(groups))
+    mean_square = float((counts * (means - grand) ** 2).sum()) / (len(groups) - 1)
+    typical_count = (total - float((counts**2).sum()) / total) / (len(groups) - 1)
+    between = (mean_square - float(within)) / float(typical_count)
+    return float(within), max(0.0, between)
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)

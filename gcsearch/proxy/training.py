@@ -1,0 +1,377 @@
+"""The short training that scores a network on a proxy task; knows no trial and no worker.
+
+One generator, :func:`train`, serves the baseline (everything is trained, from scratch or from
+given weights) and every architecture of a search (which inherits the baseline's weights). The same
+model, seed and thread count gives the same numbers twice: the seed alone decides the order of the
+pictures, so that two architectures with one seed see the same pictures in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gcsearch.errors import TrainingError
+from gcsearch.proxy.task import ProxyTask, Split
+from gcsearch.settings import Settings
+from gcsearch.surgery import inserted_blocks
+
+__all__ = ["Epoch", "Fidelity", "TrainingSettings", "measure_speed", "score", "train"]
+
+SCORING_BATCH = 250
+SHIFT = 8
+"""Pictures that may be shifted move by up to 1/SHIFT of their side."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class TrainingSettings(Settings):
+    """How networks are trained on the proxy task."""
+
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 64
+    """Pictures in a step."""
+    baseline_lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Peak learning rate while the baseline is trained."""
+    backbone_lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
+    """Peak learning rate of inherited weights in a trial."""
+    block_lr: Annotated[float, Field(gt=0, le=10)] = 5e-3
+    """Peak learning rate of the inserted blocks in a trial; they start at identity."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """AdamW's decoupled weight decay."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the steps in which the learning rate rises; then it falls along a cosine."""
+    trainable: Literal["all", "blocks"] = "all"
+    """What a trial trains: the whole network, or its blocks and the classifier alone, which takes
+    half the time and shows less of what the blocks can do (README, "Measured results")."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of training; auto takes mixed precision where the device is fast at it."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA when it is there."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much training a score rests on.
+
+    Args:
+        images: Pictures seen in an epoch; the next epoch goes on with the next pictures.
+        epochs: Epochs, each of which ends with a scoring of the validation split.
+    """
+
+    images: int
+    epochs: int
+
+    @property
+    def images_seen(self) -> int:
+        """Pictures seen in the whole training."""
+        return self.images * self.epochs
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What one epoch of training came to; ``correct`` has one entry for each scored picture."""
+
+    number: int
+    train_loss: float
+    loss: float
+    top1: float
+    correct: NDArray[np.bool_]
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    task: ProxyTask,
+    settings: TrainingSettings,
+    fidelity: Fidelity,
+    *,
+    seed: int,
+    is_baseline: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    split: Split | None = None,
+    hold: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Epoch]:
+    """Train ``model`` in place and yield what each epoch came to.
+
+    Args:
+        model: Returns logits of shape (N, classes); GoogLeNet's and Inception's tuples are read
+            too.
+        task: Pictures to train on.
+        settings: Learning rates and the like.
+        fidelity: Pictures and epochs.
+        seed: Decides the order of the pictures and the augmentation.
+        is_baseline: Train everything at the baseline's rate, instead of as a trial.
+        device: Where to train.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; the latter two are mixed precision.
+        split: What to score on; by default the task's validation split.
+        hold: Entered around every step, so that timing can pause training.
+
+    Yields:
+        One :class:`Epoch` after each.
+
+    Raises:
+        TrainingError: The loss is not finite, or memory ran out.
+    """
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups = _parameter_groups(model, settings, is_baseline)
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    steps = fidelity.epochs * max(1, fidelity.images // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _rate(step, steps, settings.warmup)
+    )
+    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
+    feed = _Feed(task, settings.batch_size, seed, device)
+    frozen_norms = not is_baseline and settings.trainable != "all"
+    for number in range(fidelity.epochs):
+        start = time.perf_counter()
+        _set_mode(model, frozen_norms)
+        losses = []
+        for images, labels in feed.batches(steps // fidelity.epochs):
+            with hold(), _memory_guard():
+                loss = _step(model, images, labels, optimizer, scaler, precision)
+            losses.append(loss)
+            schedule.step()
+        with hold(), _memory_guard():
+            scored = score(model, task, split or task.val, device=device, precision=precision)
+        yield Epoch(
+            number=number + 1,
+            train_loss=float(np.mean(losses)),
+            loss=scored[0],
+            top1=float(scored[1].mean()),
+            correct=scored[1],
+            seconds=time.perf_counter() - start,
+        )
+
+
+def score(
+    model: nn.Module,
+    task: ProxyTask,
+    split: Split,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> tuple[float, NDArray[np.bool_]]:
+    """Return the mean cross-entropy on ``split``, and whether each picture was answered rightly.
+
+    Raises:
+        TrainingError: The outputs are not finite, or not one score a class.
+    """
+    model.eval()
+    loss, correct = 0.0, []
+    for start in range(0, len(split.labels), SCORING_BATCH):
+        part = slice(start, start + SCORING_BATCH)
+        images = normalise(split.images[part], task, device)
+        labels = torch.from_numpy(np.array(split.labels[part])).to(device)
+        with torch.inference_mode(), _autocast(device, precision):
+            logits = logits_of(model(images)).float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
+    mean = loss / len(split.labels)
+    if not math.isfinite(mean):
+        raise TrainingError(f"validation loss became {mean}; try a lower learning rate")
+    return mean, np.concatenate(correct)
+
+
+def measure_speed(
+    model: nn.Module,
+    task: ProxyTask,
+    settings: TrainingSettings,
+    *,
+    is_baseline: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    seconds: float = 1.5,
+) -> tuple[float, float]:
+    """Return how many pictures a second are trained on and scored; ``model`` is altered.
+
+    Args:
+        model: As for :func:`train`.
+        task: As for :func:`train`.
+        settings: As for :func:`train`.
+        is_baseline: As for :func:`train`.
+        device: As for :func:`train`.
+        precision: As for :func:`train`.
+        seconds: How long to measure each, after a warm-up.
+    """
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(_parameter_groups(model, settings, is_baseline))
+    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
+    images, labels = next(_Feed(task, settings.batch_size, 0, device).batches(1))
+    _set_mode(model, frozen_norms=not is_baseline and settings.trainable != "all")
+
+    def one_step() -> None:
+        _step(model, images, labels, optimizer, scaler, precision)
+
+    part = Split(task.val.images[:SCORING_BATCH], task.val.labels[:SCORING_BATCH])
+
+    def one_scoring() -> None:
+        score(model, task, part, device=device, precision=precision)
+
+    with _memory_guard():
+        training = len(labels) * _per_second(one_step, seconds)
+        return training, len(part) * _per_second(one_scoring, seconds)
+
+
+def _per_second(action: Callable[[], None], seconds: float) -> float:
+    action()
+    start, n = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or n < 2:
+        action()
+        n += 1
+    return n / elapsed
+
+
+def normalise(images: NDArray[np.uint8], task: ProxyTask, device: str) -> Tensor:
+    """Return pictures (N, H, W, 3) as normalised floats of shape (N, 3, H, W), channels last."""
+    tensor = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
+    mean = torch.tensor(task.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(task.std, device=device).view(1, 3, 1, 1) * 255
+    return (tensor.float() - mean) / std
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the class scores in a model's output.
+
+    Raises:
+        TrainingError: The output is not one row of scores for each picture.
+    """
+    logits = output[0] if isinstance(output, tuple) else output
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise TrainingError(
+            f"the backbone returns {what}, not class scores of shape (N, classes); "
+            "search works on classifiers"
+        )
+    return logits
+
+
+class _Feed:
+    """Pictures in a seeded order; every epoch goes on where the last one stopped."""
+
+    def __init__(self, task: ProxyTask, batch_size: int, seed: int, device: str) -> None:
+        self._task, self._batch_size, self._device = task, batch_size, device
+        self._rng = np.random.default_rng(seed)
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+        split = self._task.train
+        for _ in range(n):
+            picks = self._next()
+            images = normalise(split.images[picks], self._task, self._device)
+            if self._task.flip:
+                images = self._shift_and_mirror(images)
+            labels = torch.from_numpy(np.array(split.labels[picks])).to(self._device)
+            yield images.contiguous(memory_format=torch.channels_last), labels
+
+    def _next(self) -> NDArray[np.int64]:
+        while len(self._order) < self._batch_size:
+            self._order = np.append(
+                self._order, self._rng.permutation(len(self._task.train.labels))
+            )
+        picks, self._order = np.split(self._order, [self._batch_size])
+        return np.sort(picks)
+
+    def _shift_and_mirror(self, images: Tensor) -> Tensor:
+        reach = images.shape[-1] // SHIFT
+        down, right = (int(v) for v in self._rng.integers(-reach, reach + 1, 2))
+        padded = F.pad(images, (reach,) * 4)
+        height, width = images.shape[-2:]
+        top, left = reach + down, reach + right
+        images = padded[..., top : top + height, left : left + width]
+        mirrored = torch.from_numpy(self._rng.random(len(images)) < 0.5).to(images.device)
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def _step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    precision: str,
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    with _autocast(images.device.type, precision):
+        logits = logits_of(model(images))
+    loss = F.cross_entropy(logits.float(), labels)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingError(f"training loss became {value}; try a lower learning rate")
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.step(optimizer)
+    scaler.update()
+    return value
+
+
+def _parameter_groups(
+    model: nn.Module, settings: TrainingSettings, is_baseline: bool
+) -> list[dict[str, Any]]:
+    """Freeze what is not trained; return the rest by learning rate."""
+    blocks = {id(p) for block in inserted_blocks(model).values() for p in block.parameters()}
+    trains_all = is_baseline or settings.trainable == "all"
+    classifier = {id(p) for p in _classifier(model).parameters()}
+    old, new = [], []
+    for parameter in model.parameters():
+        if id(parameter) in blocks:
+            new.append(parameter.requires_grad_(True))
+            continue
+        parameter.requires_grad_(trains_all or id(parameter) in classifier)
+        if parameter.requires_grad:
+            old.append(parameter)
+    rate = settings.baseline_lr if is_baseline else settings.backbone_lr
+    groups = [{"params": old, "lr": rate}, {"params": new, "lr": settings.block_lr}]
+    return [group for group in groups if group["params"]]
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    """Return the last layer with a weight matrix: the classifier of every torchvision model."""
+    linear = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if not linear:
+        raise TrainingError("the backbone has neither a linear nor a convolutional layer to train")
+    return linear[-1]
+
+
+def _set_mode(model: nn.Module, frozen_norms: bool) -> None:
+    """Train mode; with frozen weights the running statistics stay frozen as well."""
+    model.train(not frozen_norms)
+    for block in inserted_blocks(model).values():
+        block.train()
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Return the factor of the learning rate: a linear rise, then a cosine to zero."""
+    rise = max(1.0, warmup * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
+
+
+def _autocast(device: str, precision: str) -> torch.autocast:
+    kind = device.split(":")[0]
+    return torch.autocast(kind, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
+class _memory_guard(AbstractContextManager[None]):
+    """Turn a memory shortage into a :class:`TrainingError`; let every other error pass."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and any(w in str(error) for w in OUT_OF_MEMORY)
+        ):
+            raise TrainingError(
+                "out of memory while training; lower training.batch_size or data.image_size"
+            ) from error

@@ -1,0 +1,25 @@
+"""What a study found: its front against the baseline, the choice, the check on fresh seeds."""
+
+from gcsearch.results.check import CheckedGain, checked_gain, run_check
+from gcsearch.results.front import (
+    PICKS,
+    Finding,
+    candidate_of,
+    choose,
+    findings,
+    front,
+    measured_smallest_gain,
+)
+
+__all__ = [
+    "PICKS",
+    "CheckedGain",
+    "Finding",
+    "candidate_of",
+    "checked_gain",
+    "choose",
+    "findings",
+    "front",
+    "measured_smallest_gain",
+    "run_check",
+]

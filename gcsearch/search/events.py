@@ -1,0 +1,34 @@
+"""What a run tells of itself while it goes on; printing it is the listener's own affair."""
+
+from __future__ import annotations
+
+from gcsearch.architecture import Architecture
+from gcsearch.evaluation import Evaluation
+from gcsearch.plan import Plan
+
+__all__ = ["Listener"]
+
+
+class Listener:
+    """Hears what a run does; every method may be overridden, and none needs to be."""
+
+    def notice(self, text: str) -> None:
+        """Something worth a line of its own."""
+
+    def planned(self, plan: Plan, study: str, n_done: int) -> None:
+        """The plan stands; ``n_done`` of its trials are done already."""
+
+    def baseline_epoch(self, number: int, of: int, top1: float) -> None:
+        """The baseline's own training went through an epoch."""
+
+    def trial_started(self, number: int, architecture: Architecture) -> None:
+        """A trial was handed to a worker."""
+
+    def trial_epoch(self, number: int, epoch: int, top1: float) -> None:
+        """A trial went through an epoch."""
+
+    def trial_finished(self, number: int, evaluation: Evaluation | None, reason: str) -> None:
+        """A trial is complete, or ended for ``reason`` without an evaluation."""
+
+    def check_finished(self, evaluation: Evaluation) -> None:
+        """One training of the final check is done."""

@@ -1,0 +1,146 @@
+"""Between Ray Tune, which wants suggestions, and the study, which is asked and told.
+
+Ray's own OptunaSearch is not used: it loses trials whose result is not finite, tells those that
+were stopped early as complete, trains duplicates again, and cannot attach anything to a trial.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from gcsearch.evaluation import Evaluation
+from gcsearch.search.events import Listener
+from gcsearch.space import SearchSpace
+from gcsearch.study import SearchStudy
+
+__all__ = ["StudySearcher"]
+
+FAILURES_IN_A_ROW = 4
+"""So many trials failing one after the other, and none complete, end the search."""
+RETRIES = 2
+"""How often in a row a passing cause (a noisy machine) may spoil a trial before it counts so."""
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """Suggests what the study asks for, and tells it what came back.
+
+    Args:
+        study: Asked and told by this object alone, in the driver.
+        space: Of the study.
+        target: How many trials are to be done in the whole study.
+        deadline: On the clock of ``time.monotonic``; no trial begins that would end after it.
+        trial_s: Seconds a trial is expected to take.
+        listener: Hears of every trial.
+
+    Attributes:
+        live: Trials under way: Ray's id to the study's number.
+        is_over: Whether everything was suggested that is to be suggested.
+        gave_up: Why the search ended early, or ``""``.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        space: SearchSpace,
+        *,
+        target: int,
+        deadline: float | None,
+        trial_s: float,
+        listener: Listener,
+    ) -> None:
+        super().__init__()
+        self._study, self._space, self._listener = study, space, listener
+        self._target, self._deadline, self._trial_s = target, deadline, trial_s
+        self._started: dict[str, float] = {}
+        self._failures = 0
+        self.live: dict[str, int] = {}
+        self.is_over = False
+        self.gave_up = ""
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take no metric from Tune: the study has its own objectives."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return what to evaluate next, or ``FINISHED``."""
+        if self._is_done():
+            self.is_over = True
+            return str(Searcher.FINISHED)
+        proposal = self._study.ask(self._space)
+        if proposal is None:
+            self.gave_up = "every architecture of the space has been tried"
+            self.is_over = True
+            return str(Searcher.FINISHED)
+        self.live[trial_id] = proposal.number
+        self._started[trial_id] = time.monotonic()
+        self._listener.trial_started(proposal.number, proposal.architecture)
+        return {"architecture": proposal.architecture.to_dict()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass an epoch on to the listener."""
+        if trial_id in self.live and "epoch" in result:
+            self._listener.trial_epoch(self.live[trial_id], result["epoch"], result["top1"])
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study, once, how a trial ended."""
+        number = self.live.pop(trial_id, None)
+        if number is None:
+            return
+        result = result or {}
+        if "evaluation" in result:
+            evaluation = Evaluation.from_dict(json.loads(result["evaluation"]))
+            self._study.complete(number, evaluation)
+            self._note_duration(trial_id)
+            self._failures = 0
+            self._listener.trial_finished(number, evaluation, "")
+            return
+        if "failure" in result:
+            reason, retry = str(result["failure"]), bool(result["retry"])
+        elif error:
+            reason, retry = "its worker ended with an error; see the log of `gcsearch run`", False
+        else:
+            reason, retry = "it was stopped before its last epoch", True
+        self._failures += 1
+        self._study.fail(number, reason, retry=retry and self._failures <= RETRIES)
+        self._listener.trial_finished(number, None, reason)
+        if self._failures >= FAILURES_IN_A_ROW:
+            self.gave_up = f"{self._failures} trials in a row failed; the last one: {reason}"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the database is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Have nothing to restore."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the study out when Ray pickles its state."""
+        return {}
+
+    def _is_done(self) -> bool:
+        if self.is_over or self.gave_up:
+            return True
+        if self._study.n_done() + self._n_live_counted() >= self._target:
+            return self._study.baseline() is not None or bool(self.live)
+        is_late = self._deadline is not None and time.monotonic() + self._trial_s > self._deadline
+        if is_late and self._study.baseline() is not None:
+            self.gave_up = "the time budget is spent; the same command goes on with the rest"
+        return bool(self.gave_up)
+
+    def _n_live_counted(self) -> int:
+        """Return how many of the trials under way will count: all but the baseline's."""
+        rows = self._study.rows()
+        architectures = (rows[number].architecture for number in self.live.values())
+        return sum(not (a and a.is_baseline) for a in architectures)
+
+    def _note_duration(self, trial_id: str) -> None:
+        """Expect of the next trial what the last one took, when that was longer than planned."""
+        taken = time.monotonic() - self._started.pop(trial_id)
+        self._trial_s = max(self._trial_s, 0.5 * (self._trial_s + taken))

@@ -1,0 +1,15 @@
+"""The SQL side of a search: one Optuna study, opened, asked, told and read."""
+
+from gcsearch.study.record import StudyRecord, TrialRow
+from gcsearch.study.search_study import Proposal, SearchStudy
+from gcsearch.study.storage import list_studies, newest_study, open_storage
+
+__all__ = [
+    "Proposal",
+    "SearchStudy",
+    "StudyRecord",
+    "TrialRow",
+    "list_studies",
+    "newest_study",
+    "open_storage",
+]

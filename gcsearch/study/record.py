@@ -1,0 +1,83 @@
+"""What the database says of a study, as values; knows no SQL and no search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+
+from gcsearch.architecture import Architecture
+from gcsearch.evaluation import Evaluation
+
+__all__ = ["OBJECTIVES", "StudyRecord", "TrialRow"]
+
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "top1": "maximize",
+    "latency_ratio": "minimize",
+}
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What is fixed for a whole study, written before its first trial.
+
+    Args:
+        config: The search configuration as plain data, its precision resolved.
+        plan: The plan as plain data; its number of trials may be raised later.
+        task: Of the proxy task: name, classes, counts, normalisation, content hash, chance.
+        environment: Versions and hardware of the machine that began.
+    """
+
+    config: dict[str, Any]
+    plan: dict[str, Any]
+    task: dict[str, Any]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as the database has it.
+
+    Args:
+        number: The trial's number in the study.
+        state: ``"COMPLETE"``, ``"RUNNING"``, ``"WAITING"``, ``"FAIL"`` or ``"PRUNED"``.
+        architecture: What it evaluates; ``None`` while it waits.
+        evaluation: What was measured, once complete.
+        reason: Why it failed, or what became of it.
+        retry: Whether a failed architecture may be proposed again.
+        duplicate_of: Number of the trial whose values it repeats.
+    """
+
+    number: int
+    state: str
+    architecture: Architecture | None
+    evaluation: Evaluation | None
+    reason: str | None
+    retry: bool
+    duplicate_of: int | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it used up one of the planned trials: tried for good, and no baseline."""
+        if self.architecture is None or self.architecture.is_baseline:
+            return False
+        is_original = self.state == "COMPLETE" and self.duplicate_of is None
+        return is_original or (self.state == "FAIL" and not self.retry)
+
+    @classmethod
+    def from_optuna(cls, trial: optuna.trial.FrozenTrial) -> TrialRow:
+        """Read one of Optuna's trials."""
+        attrs: Mapping[str, Any] = trial.user_attrs
+        architecture = attrs.get("architecture")
+        evaluation = attrs.get("evaluation")
+        return cls(
+            number=trial.number,
+            state=trial.state.name,
+            architecture=Architecture.from_dict(architecture) if architecture else None,
+            evaluation=Evaluation.from_dict(evaluation) if evaluation else None,
+            reason=attrs.get("reason"),
+            retry=bool(attrs.get("retry", False)),
+            duplicate_of=attrs.get("duplicate_of"),
+        )

@@ -1,0 +1,331 @@
+"""One search's Optuna study: asked, told, reaped; knows the space, but no worker.
+
+The database is the only truth: what is done is counted in it, and going on means asking it again.
+Only here are trials begun and ended. An architecture that is known already is never handed out
+twice: its trial is told the known values at once, which still teaches the sampler something.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from gcsearch.architecture import Architecture
+from gcsearch.errors import StudyError, UnknownNameError
+from gcsearch.evaluation import Evaluation
+from gcsearch.plan import Plan
+from gcsearch.space import SearchSpace
+from gcsearch.study.owner import is_dead, this_process
+from gcsearch.study.record import OBJECTIVES, StudyRecord, TrialRow
+from gcsearch.study.storage import HEARTBEAT_S, list_studies
+
+__all__ = ["Proposal", "SearchStudy"]
+
+RECORD = "gcsearch"
+CHECK = "check"
+MAX_DUPLICATES_IN_A_ROW = 3
+MAX_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture to be evaluated, and the number of its trial."""
+
+    number: int
+    architecture: Architecture
+
+
+class SearchStudy:
+    """A study of one search, in a database.
+
+    Args:
+        storage: The open database.
+        name: Of an existing study; see :meth:`create`.
+
+    Raises:
+        UnknownNameError: The database has no such study.
+        StudyError: The study is not one of gcsearch's.
+    """
+
+    def __init__(self, storage: RDBStorage, name: str) -> None:
+        if name not in list_studies(storage):
+            cure = (
+                "`gcsearch status` lists those there are; `gcsearch run --study NAME` makes one."
+            )
+            raise UnknownNameError("study", name, list_studies(storage), cure)
+        with _quiet_optuna():
+            self._study = optuna.load_study(study_name=name, storage=storage)
+        data = self._study.user_attrs.get(RECORD)
+        if data is None:
+            raise StudyError(f"study {name!r} was not made by gcsearch; choose another --study")
+        self.name, self.storage = name, storage
+        self.record = StudyRecord(**json.loads(data))
+
+    @classmethod
+    def create(cls, storage: RDBStorage, name: str, record: StudyRecord) -> SearchStudy:
+        """Make a study; all that is fixed for it is written at once.
+
+        Raises:
+            StudyError: The name is taken.
+        """
+        if name in list_studies(storage):
+            raise StudyError(f"study {name!r} exists already; choose another --study")
+        with _quiet_optuna():
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=[*OBJECTIVES.values()]
+            )
+            study.set_metric_names(list(OBJECTIVES))
+        study.set_user_attr(RECORD, json.dumps(asdict(record)))
+        return cls(storage, name)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the study."""
+        return Plan.from_dict(self.record.plan)
+
+    def change_plan(self, plan: Plan) -> None:
+        """Store another plan, e.g. one of more trials."""
+        self.record = replace(self.record, plan=plan.to_dict())
+        self._study.set_user_attr(RECORD, json.dumps(asdict(self.record)))
+
+    def set_baseline(self, content_hash: str) -> None:
+        """Note the content hash of the weights that every architecture inherits.
+
+        Raises:
+            StudyError: Trials of this study have inherited others.
+        """
+        key = "baseline_sha256"
+        known = self._study.user_attrs.get(key)
+        if known not in (None, content_hash) and self.baseline() is not None:
+            raise StudyError(
+                f"the baseline's weights differ from those that study {self.name!r} began with, "
+                "so its trials would not compare; restore the file under cache/baselines, or "
+                "choose another --study"
+            )
+        self._study.set_user_attr(key, content_hash)
+
+    def rows(self) -> list[TrialRow]:
+        """Return all trials by number."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [TrialRow.from_optuna(trial) for trial in trials]
+
+    def n_done(self) -> int:
+        """Return how many of the planned trials are used up."""
+        return sum(row.counts for row in self.rows())
+
+    def baseline(self) -> TrialRow | None:
+        """Return the complete trial of the unaltered backbone, if there is one."""
+        for row in self.rows():
+            if row.evaluation and row.evaluation.architecture.is_baseline:
+                return row
+        return None
+
+    def checks(self) -> list[Evaluation]:
+        """Return the evaluations of the final check: fresh seeds, scored on the test split."""
+        attrs = self._study.user_attrs
+        keys = sorted(key for key in attrs if key.startswith(f"{CHECK}/"))
+        return [Evaluation.from_dict(json.loads(attrs[key])) for key in keys]
+
+    def add_check(self, evaluation: Evaluation) -> None:
+        """Keep one evaluation of the final check; the same one again replaces it."""
+        key = f"{CHECK}/{evaluation.architecture.id}/{evaluation.seed}"
+        self._study.set_user_attr(key, json.dumps(evaluation.to_dict()))
+
+    def complete(self, number: int, evaluation: Evaluation) -> None:
+        """End a trial with what was measured.
+
+        The baseline's latency ratio is told as exactly 1: what was measured for it is the noise
+        floor of this machine, and stays in the evaluation.
+        """
+        trial_id = self._trial_id(number)
+        self.storage.set_trial_user_attr(trial_id, "evaluation", evaluation.to_dict())
+        for key, value in _shown_attrs(evaluation).items():
+            self.storage.set_trial_user_attr(trial_id, key, value)
+        self._tell(trial_id, TrialState.COMPLETE, _objectives(evaluation))
+
+    def fail(self, number: int, reason: str, *, retry: bool = False) -> None:
+        """End a trial without a result.
+
+        Args:
+            number: Of the trial.
+            reason: In words, for people.
+            retry: Whether the cause may pass, so that the architecture may be proposed again.
+        """
+        trial_id = self._trial_id(number)
+        self.storage.set_trial_user_attr(trial_id, "reason", reason)
+        self.storage.set_trial_user_attr(trial_id, "retry", retry)
+        self._tell(trial_id, TrialState.FAIL, None)
+
+    def requeue(self, number: int, reason: str) -> None:
+        """End an interrupted trial and put its architecture first in the queue."""
+        params = self._study.get_trials(deepcopy=False)[number].params
+        self.fail(number, reason, retry=True)
+        if params:
+            self._study.enqueue_trial(params)
+
+    def reap(self) -> int:
+        """Requeue the trials whose process is gone; return how many there were."""
+        stale = set(self.storage._get_stale_trial_ids(self._study._study_id))
+        orphans = [
+            trial.number
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if trial._trial_id in stale or is_dead(trial.user_attrs.get("owner"))
+        ]
+        for number in orphans:
+            self.requeue(
+                number, "its process ended before it did; the architecture is tried again"
+            )
+        return len(orphans)
+
+    @contextmanager
+    def heartbeat(self, live: dict[str, int]) -> Iterator[None]:
+        """Let other drivers know that the trials whose numbers ``live`` holds are looked after."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(HEARTBEAT_S):
+                for number in list(live.values()):
+                    self.storage.record_heartbeat(self._trial_id(number))
+                self.storage.remove_session()
+
+        thread = threading.Thread(target=beat, name="gcsearch-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def ask(self, space: SearchSpace) -> Proposal | None:
+        """Return an architecture that is neither known nor under way, or ``None`` if none is left.
+
+        The first trial is the baseline; then come a few random architectures, then the sampler's.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        known = _known(trials)
+        n_waiting = sum(t.state == TrialState.WAITING for t in trials)
+        if not trials:
+            self._study.enqueue_trial(space.encode(Architecture(space.backbone)))
+        elif not n_waiting and len(trials) <= self.record.config["search"]["startup_trials"]:
+            self._enqueue_unseen(space, known)
+        for attempt in range(MAX_DRAWS):
+            if (
+                attempt
+                and attempt % MAX_DUPLICATES_IN_A_ROW == 0
+                and not (self._enqueue_unseen(space, known))
+            ):
+                return None
+            proposal = self._ask_once(space, known)
+            if proposal is not None:
+                return proposal
+        return None
+
+    def _ask_once(self, space: SearchSpace, known: dict[str, FrozenTrial]) -> Proposal | None:
+        self._study.sampler = self._sampler()
+        with _quiet_optuna():
+            trial = self._study.ask()
+        trial.set_user_attr("owner", this_process())
+        architecture = space.decode(trial)
+        trial.set_user_attr("architecture", architecture.to_dict())
+        trial.set_user_attr("architecture_text", str(architecture))
+        twin = known.get(architecture.id)
+        if twin is None:
+            return Proposal(trial.number, architecture)
+        trial.set_user_attr("duplicate_of", twin.number)
+        if twin.state == TrialState.COMPLETE:
+            self._tell(trial._trial_id, TrialState.COMPLETE, twin.values)
+        else:
+            self.fail(trial.number, f"same architecture as trial {twin.number}", retry=True)
+        return None
+
+    def _enqueue_unseen(self, space: SearchSpace, known: dict[str, FrozenTrial]) -> bool:
+        """Queue a random architecture that is not known; return whether one was found."""
+        seed = [self.record.config["search"]["seed"], len(self._study.get_trials(deepcopy=False))]
+        rng = np.random.default_rng(seed)
+        for _ in range(MAX_DRAWS):
+            architecture = space.random(rng)
+            if architecture.id not in known:
+                self._study.enqueue_trial(space.encode(architecture))
+                return True
+        return False
+
+    def _sampler(self) -> TPESampler:
+        """Return TPE, multivariate and grouped, seeded by where the study is.
+
+        It did best of the samplers tried on spaces of this form, and going on after a stop must
+        not draw again what was drawn before.
+        """
+        search = self.record.config["search"]
+        n_trials = len(self._study.get_trials(deepcopy=False))
+        with _quiet_optuna():
+            return TPESampler(
+                multivariate=True,
+                group=True,
+                n_startup_trials=search["startup_trials"],
+                seed=search["seed"] + n_trials,
+            )
+
+    def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
+        self.storage.set_trial_state_values(trial_id, state, values)
+
+    def _trial_id(self, number: int) -> int:
+        return self._study.get_trials(deepcopy=False)[number]._trial_id
+
+
+def _known(trials: list[FrozenTrial]) -> dict[str, FrozenTrial]:
+    """Return the trials whose architectures need not be tried (again), by architecture id."""
+    known = {}
+    for trial in trials:
+        data = trial.user_attrs.get("architecture")
+        is_open = trial.state == TrialState.FAIL and trial.user_attrs.get("retry")
+        if data is None or is_open or trial.user_attrs.get("duplicate_of") is not None:
+            continue
+        known[Architecture.from_dict(data).id] = trial
+    return known
+
+
+def _objectives(evaluation: Evaluation) -> list[float]:
+    if evaluation.latency is None:
+        raise StudyError("an evaluation without a latency cannot end a trial")
+    is_baseline = evaluation.architecture.is_baseline
+    return [evaluation.top1, 1.0 if is_baseline else evaluation.latency.ratio]
+
+
+def _shown_attrs(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the dashboard's table should show as columns of its own."""
+    latency = evaluation.latency
+    return {
+        "architecture_id": evaluation.architecture.id,
+        "params": evaluation.params,
+        "macs": evaluation.macs,
+        "loss": evaluation.loss,
+        "latency_low": latency.low if latency else None,
+        "latency_high": latency.high if latency else None,
+        "curve": [point["top1"] for point in evaluation.curve],
+        "seconds": sum(evaluation.seconds.values()),
+    }
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,167 @@
+"""Opening the database of studies; knows URLs and drivers, nothing of what a study holds."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
+from sqlalchemy import event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from gcsearch.errors import StudyError
+
+__all__ = [
+    "DEFAULT_URL",
+    "HEARTBEAT_S",
+    "list_studies",
+    "newest_study",
+    "open_storage",
+    "run_directory",
+]
+
+DEFAULT_URL = "sqlite:///storage/gcsearch.db"
+HEARTBEAT_S = 30
+GRACE_S = 120
+SQLITE_TIMEOUT_S = 60
+"""How long a writer waits for another before "database is locked"."""
+
+
+def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
+    """Open a database and make sure that it can be written.
+
+    SQLite is put in WAL mode, in which a reading dashboard does not block the search.
+
+    Args:
+        url: Any SQLAlchemy URL; a plain ``postgresql://`` uses psycopg 3.
+        create: Whether a missing SQLite file may be made.
+
+    Raises:
+        StudyError: The URL makes no sense, its driver is missing, or the database cannot be
+            reached or written.
+    """
+    parsed = _parse(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite:
+        _prepare_sqlite(parsed, url, create)
+    quiet = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.ERROR)
+    options: dict[str, Any] = (
+        {"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+            )
+        if is_sqlite:
+            _use_wal(storage)
+        _try_writing(storage)
+    except ModuleNotFoundError as error:
+        raise StudyError(
+            f"storage {_shown(parsed)!r} needs the package {error.name!r}: "
+            "pip install 'gcsearch[postgresql]' for PostgreSQL"
+        ) from error
+    except NoSuchModuleError as error:
+        raise StudyError(
+            f"storage {_shown(parsed)!r} names an unknown database; use sqlite:///FILE or "
+            "postgresql://USER@HOST/NAME"
+        ) from error
+    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StudyError(
+            f"storage {_shown(parsed)!r} cannot be used: {reason}; check the path, its "
+            "permissions and that the file is a gcsearch or Optuna database"
+        ) from error
+    finally:
+        optuna.logging.set_verbosity(quiet)
+    return storage
+
+
+def list_studies(storage: RDBStorage) -> list[str]:
+    """Return the names of all studies in the database, sorted."""
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def newest_study(storage: RDBStorage) -> str | None:
+    """Return the name of the study that was made last, if there is any."""
+    studies = storage.get_all_studies()
+    return max(studies, key=lambda study: study._study_id).study_name if studies else None
+
+
+def run_directory(url: str) -> Path:
+    """Return the folder for files that belong to a database's studies: caches and exports.
+
+    Example:
+        >>> run_directory("sqlite:///runs/a.db").as_posix()
+        'runs'
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return Path(parsed.database).parent
+    return Path("storage")
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StudyError(
+            f"storage {url!r} is not a database URL; write sqlite:///storage/gcsearch.db or "
+            "postgresql://USER@HOST/NAME"
+        ) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StudyError(
+            f"storage {url!r} would be gone with the process; name a file: sqlite:///FILE"
+        )
+    return parsed
+
+
+def _prepare_sqlite(parsed: URL, url: str, create: bool) -> None:
+    path = Path(str(parsed.database))
+    if not create and not path.exists():
+        raise StudyError(
+            f"there is no database at {str(path)!r}; `gcsearch run` makes one, or name yours "
+            "with --storage"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"storage {url!r} cannot be written: {error.strerror}: {error.filename!r}"
+        ) from error
+
+
+def _use_wal(storage: RDBStorage) -> None:
+    def set_pragmas(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    storage.remove_session()
+    storage.engine.dispose()
+    event.listen(storage.engine, "connect", set_pragmas)
+
+
+def _try_writing(storage: RDBStorage) -> None:
+    """Write and take back, so that a read-only database is found before anything is trained."""
+    with storage.engine.connect() as connection, connection.begin() as transaction:
+        connection.execute(text("CREATE TABLE gcsearch_write_test (n INTEGER)"))
+        connection.execute(text("DROP TABLE gcsearch_write_test"))
+        transaction.rollback()
+
+
+def _shown(parsed: URL) -> str:
+    return parsed.render_as_string(hide_password=True)
