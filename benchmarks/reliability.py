@@ -10,6 +10,7 @@ share of the discordant pictures, and the mean of each architecture.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -75,6 +76,13 @@ def report(rows: list[Evaluation]) -> None:
     print(f"discordant pictures, median over pairs: {np.median(pairs):.3f}")
 
 
+def _read(ledger: Path) -> list[Evaluation]:
+    """Return what an earlier call of the same settings has measured."""
+    if not ledger.exists():
+        return []
+    return [Evaluation.from_dict(json.loads(line)) for line in ledger.read_text().splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="resnet18")
@@ -104,12 +112,21 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         path.write_bytes(evaluator.weights())
     trial = Fidelity(options.trial_images // options.epochs, options.epochs)
-    rows: list[Evaluation] = []
+    settings = hashlib.sha256(config.training.model_dump_json().encode()).hexdigest()[:8]
+    name = f"{path.stem}-{settings}-{trial.images}x{trial.epochs}.jsonl"
+    ledger = options.cache / "reliability" / name
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    rows = _read(ledger)
+    done = {(row.architecture.id, row.seed) for row in rows}
     for seed in range(options.seeds):
         for architecture in stratified(evaluator)[: options.only]:
+            if (architecture.id, seed) in done:
+                continue
             start = time.perf_counter()
             row, _ = evaluator.evaluate(architecture, trial, seed, with_latency=False)
             rows.append(row)
+            with ledger.open("a") as file:
+                file.write(json.dumps(row.to_dict()) + "\n")
             seconds = time.perf_counter() - start
             print(
                 f"seed {seed} top1 {row.top1:.4f} loss {row.loss:.4f} {seconds:.0f} s  "

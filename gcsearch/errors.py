@@ -93,8 +93,10 @@ class ConfigError(GcsearchError, ValueError):
 
     def __init__(self, faults: Sequence[str], source: str = "config") -> None:
         self.faults = list(faults)
-        lines = self.faults if len(self.faults) == 1 else ["", *(f"  - {f}" for f in self.faults)]
-        super().__init__(f"{source}: " + "\n".join(lines))
+        listed = "".join(f"\n  - {fault}" for fault in self.faults)
+        super().__init__(
+            f"{source}:{listed}" if len(self.faults) > 1 else f"{source}: {faults[0]}"
+        )
 
 
 class TrainingError(GcsearchError, RuntimeError):

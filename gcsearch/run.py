@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -325,6 +326,11 @@ class _Run:
         self._evaluator = Evaluator(config, cache_dir=self._directory / "cache", trust=self._trust)
         self._space: SearchSpace = self._evaluator.space()
         self._config = config
+        if lonely := [site.path for site in self._space.sites if math.prod(site.shape[1:]) == 1]:
+            self._listener.notice(
+                f"at {len(lonely)} of {len(self._space.sites)} sites ({lonely[0]} ...) the features "
+                "have a single position, where there is nothing to pool over; raise data.image_size"
+            )
 
 
 def _config_to_go_on(study: SearchStudy, config: SearchConfig | None) -> SearchConfig:
