@@ -1,4 +1,4 @@
-"""What a search costs beside its measuring: wall time of each trial less training, scoring, timing.
+"""What a search costs beside its measuring: wall time of trials less training and timing.
 
 Reads a finished study; the time of a trial runs from the end of the one before to its
 own end, so that asking, telling and handing over are counted.
@@ -9,6 +9,7 @@ own end, so that asking, telling and handing over are counted.
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import numpy as np
 import optuna
@@ -26,7 +27,7 @@ def main() -> None:
     trials = optuna.load_study(study_name=study.name, storage=storage).get_trials()
     ended = [t for t in trials if t.datetime_complete and t.user_attrs.get("evaluation")]
     overheads = []
-    for before, trial in zip(ended, ended[1:], strict=False):
+    for before, trial in itertools.pairwise(ended):
         wall = (trial.datetime_complete - before.datetime_complete).total_seconds()
         seconds = trial.user_attrs["evaluation"]["seconds"]
         overheads.append(wall - sum(seconds.values()))

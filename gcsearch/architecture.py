@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -49,10 +50,13 @@ class Insertion:
 
     def __post_init__(self) -> None:
         if not isinstance(self.site, str) or not self.site:
-            raise ArchitectureError(f"site {self.site!r} is not a dotted module path")
-        if isinstance(self.fusions, str) or not all(isinstance(f, str) for f in self.fusions):
+            raise ArchitectureError(f"site {_short(self.site)} is not a dotted module path")
+        for name in ("block", "pooling"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ArchitectureError(f"{name} {_short(value)} is not a name, e.g. 'gc', 'att'")
+        if not _is_names(self.fusions):
             raise ArchitectureError(
-                f"fusions {self.fusions!r} is not a list of names; write ['channel_add']"
+                f"fusions {_short(self.fusions)} is not a list of names; write ['channel_add']"
             )
         object.__setattr__(self, "ratio", read_ratio(self.ratio))
         object.__setattr__(self, "fusions", tuple(sorted(set(self.fusions))))
@@ -79,7 +83,7 @@ class Insertion:
             ArchitectureError: The data is no mapping, lacks a site or has unknown keys.
         """
         if not isinstance(data, Mapping) or "site" not in data:
-            raise ArchitectureError(f"insertion {data!r} is not a mapping with a 'site'")
+            raise ArchitectureError(f"insertion {_short(data)} is not a mapping with a 'site'")
         _refuse_unknown(data, {f.name for f in fields(cls)}, "insertion")
         return cls(**data)
 
@@ -109,6 +113,9 @@ class Architecture:
     insertions: tuple[Insertion, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        for insertion in self.insertions:
+            if not isinstance(insertion, Insertion):
+                raise ArchitectureError(f"{_short(insertion)} is no Insertion; make one of it")
         ordered = tuple(sorted(self.insertions))
         sites = [insertion.site for insertion in ordered]
         twice = sorted({site for site in sites if sites.count(site) > 1})
@@ -150,7 +157,7 @@ class Architecture:
         _refuse_unknown(data, {"backbone", "insertions"}, "architecture")
         insertions = data.get("insertions", ())
         if not isinstance(insertions, Iterable) or isinstance(insertions, (str, Mapping)):
-            raise ArchitectureError(f"insertions {insertions!r} is not a list")
+            raise ArchitectureError(f"insertions {_short(insertions)} is not a list")
         return cls(data["backbone"], tuple(Insertion.from_dict(i) for i in insertions))
 
     def __str__(self) -> str:
@@ -168,26 +175,39 @@ def read_ratio(value: object) -> float:
         0.0625
     """
     try:
-        if isinstance(value, bool):
+        if isinstance(value, (bool, bytes)):
             raise TypeError
-        ratio = float(Fraction(value) if isinstance(value, str) else value)  # type: ignore[arg-type]
-    except (ValueError, TypeError, ZeroDivisionError):
+        is_fraction = isinstance(value, str) and "/" in value
+        ratio = float(Fraction(value) if is_fraction else value)  # type: ignore[arg-type]
+    except (ValueError, TypeError, ArithmeticError):
         raise ArchitectureError(
-            f"ratio {value!r} is not a number such as 0.0625 or '1/16'"
+            f"ratio {_short(value)} is not a number such as 0.0625 or '1/16'"
         ) from None
     if not 0 < ratio <= 1:
-        raise ArchitectureError(f"ratio {value!r} is outside (0, 1]; GCNet uses 1/4 to 1/32")
+        raise ArchitectureError(f"ratio {_short(value)} is outside (0, 1]; GCNet uses 1/4 to 1/32")
     return ratio
 
 
 def show_ratio(ratio: float) -> str:
-    """Return a ratio as people write it.
+    """Return a ratio as people write it; :func:`read_ratio` of it is the same number again.
 
     Example:
-        >>> show_ratio(0.0625), show_ratio(0.3), show_ratio(1.0)
-        ('1/16', '3/10', '1')
+        >>> show_ratio(0.0625), show_ratio(0.3), show_ratio(1.0), show_ratio(0.12345)
+        ('1/16', '3/10', '1', '0.12345')
     """
-    return str(Fraction(ratio).limit_denominator(512))
+    fraction = Fraction(ratio).limit_denominator(512)
+    return str(fraction) if float(fraction) == ratio else repr(ratio)
+
+
+def _is_names(value: object) -> bool:
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
+        return False
+    return all(isinstance(name, str) for name in value)
+
+
+def _short(value: object) -> str:
+    """Return a value for a message: in one line, however large or nested it is."""
+    return f"{reprlib.repr(value):.80}"
 
 
 def _refuse_unknown(data: Mapping[str, Any], known: set[str], kind: str) -> None:

@@ -45,7 +45,7 @@ from gcsearch.results import (
 )
 from gcsearch.search import Listener, run_trials
 from gcsearch.space import SearchSpace
-from gcsearch.study import SearchStudy, StudyRecord, list_studies, open_storage
+from gcsearch.study import SearchStudy, StudyRecord, open_storage
 from gcsearch.study.storage import DEFAULT_URL, run_directory
 
 __all__ = [
@@ -232,7 +232,7 @@ class _Run:
         opened = open_storage(self._storage)
         _check_writable(self._directory)
         name = self._name or default_study_name(self._config or SearchConfig())
-        if name in list_studies(opened):
+        if SearchStudy.exists(opened, name):
             self._study = SearchStudy(opened, name)
             self._config = _config_to_go_on(self._study, self._config)
             self._make_evaluator()
@@ -326,10 +326,11 @@ class _Run:
         self._evaluator = Evaluator(config, cache_dir=self._directory / "cache", trust=self._trust)
         self._space: SearchSpace = self._evaluator.space()
         self._config = config
-        if lonely := [site.path for site in self._space.sites if math.prod(site.shape[1:]) == 1]:
+        sites = self._space.sites
+        if lonely := [site.path for site in sites if math.prod(site.shape[1:]) == 1]:
             self._listener.notice(
-                f"at {len(lonely)} of {len(self._space.sites)} sites ({lonely[0]} ...) the features "
-                "have a single position, where there is nothing to pool over; raise data.image_size"
+                f"at {len(lonely)} of {len(sites)} sites ({lonely[0]} ...) the features have a "
+                "single position, so there is nothing to pool over; raise data.image_size"
             )
 
 

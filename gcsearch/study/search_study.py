@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from gcsearch.plan import Plan
 from gcsearch.space import SearchSpace
 from gcsearch.study.owner import is_dead, this_process
 from gcsearch.study.record import OBJECTIVES, StudyRecord, TrialRow
-from gcsearch.study.storage import HEARTBEAT_S, list_studies
+from gcsearch.study.storage import GRACE_S, HEARTBEAT_S, list_studies
 
 __all__ = ["Proposal", "SearchStudy"]
 
@@ -75,20 +76,34 @@ class SearchStudy:
 
     @classmethod
     def create(cls, storage: RDBStorage, name: str, record: StudyRecord) -> SearchStudy:
-        """Make a study; all that is fixed for it is written at once.
+        """Make a study; what is fixed for it is written before anything else.
 
         Raises:
             StudyError: The name is taken.
         """
-        if name in list_studies(storage):
+        if cls.exists(storage, name):
             raise StudyError(f"study {name!r} exists already; choose another --study")
         with _quiet_optuna():
             study = optuna.create_study(
-                storage=storage, study_name=name, directions=[*OBJECTIVES.values()]
+                storage=storage,
+                study_name=name,
+                directions=[*OBJECTIVES.values()],
+                load_if_exists=name in list_studies(storage),
             )
             study.set_metric_names(list(OBJECTIVES))
         study.set_user_attr(RECORD, json.dumps(asdict(record)))
         return cls(storage, name)
+
+    @classmethod
+    def exists(cls, storage: RDBStorage, name: str) -> bool:
+        """Whether the name is taken; not if the process that made the study died over it."""
+        if name not in list_studies(storage):
+            return False
+        with _quiet_optuna():
+            study = optuna.load_study(study_name=name, storage=storage)
+        directions = [direction.name.lower() for direction in study.directions]
+        is_blank = RECORD not in study.user_attrs and not study.get_trials(deepcopy=False)
+        return not (is_blank and directions == [*OBJECTIVES.values()])
 
     @property
     def plan(self) -> Plan:
@@ -170,7 +185,8 @@ class SearchStudy:
 
     def requeue(self, number: int, reason: str) -> None:
         """End an interrupted trial and put its architecture first in the queue."""
-        params = self._study.get_trials(deepcopy=False)[number].params
+        trial = self._study.get_trials(deepcopy=False)[number]
+        params = trial.system_attrs.get("fixed_params", {}) | trial.params
         self.fail(number, reason, retry=True)
         if params:
             self._study.enqueue_trial(params)
@@ -181,7 +197,7 @@ class SearchStudy:
         orphans = [
             trial.number
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial._trial_id in stale or is_dead(trial.user_attrs.get("owner"))
+            if trial._trial_id in stale or _is_orphan(trial)
         ]
         for number in orphans:
             self.requeue(
@@ -211,14 +227,17 @@ class SearchStudy:
     def ask(self, space: SearchSpace) -> Proposal | None:
         """Return an architecture that is neither known nor under way, or ``None`` if none is left.
 
-        The first trial is the baseline; then come a few random architectures, then the sampler's.
+        The first trial is the baseline, again if its failure may pass; then come a few random
+        architectures, then the sampler's.
         """
         trials = self._study.get_trials(deepcopy=False)
         known = _known(trials)
-        n_waiting = sum(t.state == TrialState.WAITING for t in trials)
-        if not trials:
-            self._study.enqueue_trial(space.encode(Architecture(space.backbone)))
-        elif not n_waiting and len(trials) <= self.record.config["search"]["startup_trials"]:
+        baseline = Architecture(space.backbone)
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            pass  # what was cut short comes first
+        elif baseline.id not in known:
+            self._study.enqueue_trial(space.encode(baseline))
+        elif len(trials) <= self.record.config["search"]["startup_trials"]:
             self._enqueue_unseen(space, known)
         for attempt in range(MAX_DRAWS):
             if (
@@ -237,6 +256,7 @@ class SearchStudy:
         with _quiet_optuna():
             trial = self._study.ask()
         trial.set_user_attr("owner", this_process())
+        self.storage.record_heartbeat(trial._trial_id)
         architecture = space.decode(trial)
         trial.set_user_attr("architecture", architecture.to_dict())
         trial.set_user_attr("architecture_text", str(architecture))
@@ -294,6 +314,14 @@ def _known(trials: list[FrozenTrial]) -> dict[str, FrozenTrial]:
             continue
         known[Architecture.from_dict(data).id] = trial
     return known
+
+
+def _is_orphan(trial: FrozenTrial) -> bool:
+    """Whether the process that asked for a running trial is gone, or died before it signed it."""
+    owner = trial.user_attrs.get("owner")
+    if owner is None and trial.datetime_start is not None:
+        return datetime.now() - trial.datetime_start > timedelta(seconds=GRACE_S)
+    return is_dead(owner)
 
 
 def _objectives(evaluation: Evaluation) -> list[float]:

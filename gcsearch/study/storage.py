@@ -66,17 +66,17 @@ def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
         if is_sqlite:
             _use_wal(storage)
         _try_writing(storage)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise StudyError(
-            f"storage {_shown(parsed)!r} needs the package {error.name!r}: "
-            "pip install 'gcsearch[postgresql]' for PostgreSQL"
+            f"storage {_shown(parsed)!r} needs the package {parsed.get_driver_name()!r}; for "
+            "PostgreSQL: pip install 'gcsearch[postgresql]'"
         ) from error
     except NoSuchModuleError as error:
         raise StudyError(
             f"storage {_shown(parsed)!r} names an unknown database; use sqlite:///FILE or "
             "postgresql://USER@HOST/NAME"
         ) from error
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+    except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StudyError(
             f"storage {_shown(parsed)!r} cannot be used: {reason}; check the path, its "
@@ -114,7 +114,7 @@ def run_directory(url: str) -> Path:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise StudyError(
             f"storage {url!r} is not a database URL; write sqlite:///storage/gcsearch.db or "
             "postgresql://USER@HOST/NAME"
@@ -156,11 +156,13 @@ def _use_wal(storage: RDBStorage) -> None:
 
 
 def _try_writing(storage: RDBStorage) -> None:
-    """Write and take back, so that a read-only database is found before anything is trained."""
-    with storage.engine.connect() as connection, connection.begin() as transaction:
-        connection.execute(text("CREATE TABLE gcsearch_write_test (n INTEGER)"))
-        connection.execute(text("DROP TABLE gcsearch_write_test"))
-        transaction.rollback()
+    """Write nothing to no row, so that a read-only database is found before anything is trained.
+
+    Making a table and dropping it would leave it behind in a process that is killed in between,
+    since SQLite's driver commits each of the two.
+    """
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE studies SET study_name = study_name WHERE 1 = 0"))
 
 
 def _shown(parsed: URL) -> str:
