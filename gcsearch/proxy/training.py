@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gcsearch.errors import TrainingError
+from gcsearch.proxy.feed import Feed, normalise
 from gcsearch.proxy.task import ProxyTask, Split
 from gcsearch.settings import Settings
 from gcsearch.surgery import inserted_blocks
@@ -30,8 +31,6 @@ from gcsearch.surgery import inserted_blocks
 __all__ = ["Epoch", "Fidelity", "TrainingSettings", "measure_speed", "score", "train"]
 
 SCORING_BATCH = 250
-SHIFT = 8
-"""Pictures that may be shifted move by up to 1/SHIFT of their side."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -134,7 +133,7 @@ def train(
         optimizer, lambda step: _rate(step, steps, settings.warmup)
     )
     scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
-    feed = _Feed(task, settings.batch_size, seed, device)
+    feed = Feed(task, settings.batch_size, seed, device)
     frozen_norms = not is_baseline and settings.trainable != "all"
     for number in range(fidelity.epochs):
         start = time.perf_counter()
@@ -210,7 +209,7 @@ def measure_speed(
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings, is_baseline))
     scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
-    images, labels = next(_Feed(task, settings.batch_size, 0, device).batches(1))
+    images, labels = next(Feed(task, settings.batch_size, 0, device).batches(1))
     _set_mode(model, frozen_norms=not is_baseline and settings.trainable != "all")
 
     def one_step() -> None:
@@ -235,14 +234,6 @@ def _per_second(action: Callable[[], None], seconds: float) -> float:
     return n / elapsed
 
 
-def normalise(images: NDArray[np.uint8], task: ProxyTask, device: str) -> Tensor:
-    """Return pictures (N, H, W, 3) as normalised floats of shape (N, 3, H, W), channels last."""
-    tensor = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)
-    mean = torch.tensor(task.mean, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(task.std, device=device).view(1, 3, 1, 1) * 255
-    return (tensor.float() - mean) / std
-
-
 def logits_of(output: Any) -> Tensor:
     """Return the class scores in a model's output.
 
@@ -257,43 +248,6 @@ def logits_of(output: Any) -> Tensor:
             "search works on classifiers"
         )
     return logits
-
-
-class _Feed:
-    """Pictures in a seeded order; every epoch goes on where the last one stopped."""
-
-    def __init__(self, task: ProxyTask, batch_size: int, seed: int, device: str) -> None:
-        self._task, self._batch_size, self._device = task, batch_size, device
-        self._rng = np.random.default_rng(seed)
-        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-    def batches(self, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self._task.train
-        for _ in range(n):
-            picks = self._next()
-            images = normalise(split.images[picks], self._task, self._device)
-            if self._task.flip:
-                images = self._shift_and_mirror(images)
-            labels = torch.from_numpy(np.array(split.labels[picks])).to(self._device)
-            yield images.contiguous(memory_format=torch.channels_last), labels
-
-    def _next(self) -> NDArray[np.int64]:
-        while len(self._order) < self._batch_size:
-            self._order = np.append(
-                self._order, self._rng.permutation(len(self._task.train.labels))
-            )
-        picks, self._order = np.split(self._order, [self._batch_size])
-        return np.sort(picks)
-
-    def _shift_and_mirror(self, images: Tensor) -> Tensor:
-        reach = images.shape[-1] // SHIFT
-        down, right = (int(v) for v in self._rng.integers(-reach, reach + 1, 2))
-        padded = F.pad(images, (reach,) * 4)
-        height, width = images.shape[-2:]
-        top, left = reach + down, reach + right
-        images = padded[..., top : top + height, left : left + width]
-        mirrored = torch.from_numpy(self._rng.random(len(images)) < 0.5).to(images.device)
-        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def _step(
