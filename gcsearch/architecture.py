@@ -178,7 +178,7 @@ def read_ratio(value: object) -> float:
         if isinstance(value, (bool, bytes)):
             raise TypeError
         is_fraction = isinstance(value, str) and "/" in value
-        ratio = float(Fraction(value) if is_fraction else value)  # type: ignore[arg-type]
+        ratio = float(Fraction(value) if is_fraction else value)  # type: ignore[arg-type, call-overload]
     except (ValueError, TypeError, ArithmeticError):
         raise ArchitectureError(
             f"ratio {_short(value)} is not a number such as 0.0625 or '1/16'"

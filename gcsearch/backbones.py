@@ -116,13 +116,20 @@ def load_weights(model: nn.Module, backbone: str, weights: str) -> list[str]:
         problem = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which is not in it"
         raise ConfigError([f"weights {weights!r} do not fit {backbone}: the file {problem}"])
     other = sorted(key for key, value in state.items() if value.shape != own[key].shape)
-    if len(other) > 4:
+    if not _differ_in_classes([(state[key], own[key]) for key in other]):
         raise ConfigError(
             [f"weights {weights!r} do not fit {backbone}: {other[0]!r} has shape "
              f"{tuple(state[other[0]].shape)}, not {tuple(own[other[0]].shape)}"]
         )  # fmt: skip
     model.load_state_dict({k: v for k, v in state.items() if k not in other}, strict=False)
     return other
+
+
+def _differ_in_classes(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    """Whether all pairs differ in one and the same way in the first axis, as classifiers do."""
+    if any(not given.ndim or given.shape[1:] != own.shape[1:] for given, own in pairs):
+        return False
+    return len({(len(given), len(own)) for given, own in pairs}) <= 1
 
 
 def read_weights(backbone: str, weights: str) -> dict[str, torch.Tensor]:
@@ -161,8 +168,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise ConfigError([f"weights file {str(path)!r} does not exist"]) from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError([f"weights file {str(path)!r} cannot be read: {first}"]) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError([f"weights file {str(path)!r} cannot be read: {reason}"]) from error
     except Exception as error:  # torch raises pickle.UnpicklingError and others of its own
         raise ConfigError(
             [f"weights file {str(path)!r} holds more than tensors; save it as .safetensors"]

@@ -7,7 +7,8 @@ paths in it are followed only where the caller says ``trust``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,14 @@ from gcsearch.proxy.training import TrainingSettings
 from gcsearch.settings import Settings
 from gcsearch.space import SpaceSettings
 
-__all__ = ["DataSettings", "PlanSettings", "SearchConfig", "SearchSettings", "load_config"]
+__all__ = [
+    "DataSettings",
+    "PlanSettings",
+    "SearchConfig",
+    "SearchSettings",
+    "load_config",
+    "read_yaml",
+]
 
 
 class DataSettings(Settings):
@@ -106,7 +114,7 @@ def load_config(
         gcsearch.errors.ConfigError: config: unknown key 'bacbone'; did you mean 'backbone'?
     """
     name = str(source) if isinstance(source, Path) else "config"
-    data = _read_yaml(source) if isinstance(source, Path) else _deep_copy(source or {})
+    data = _read_mapping(source) if isinstance(source, Path) else _deep_copy(source or {})
     faults = [fault for text in overrides if (fault := _override(data, text))]
     try:
         config = SearchConfig.model_validate(data)
@@ -117,14 +125,60 @@ def load_config(
     return config
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(text: str) -> Any:
+    """Read plain data, safe to come from a stranger: no code, no aliases, no key twice.
+
+    Raises:
+        ValueError: It is no such YAML; the message has one line.
+
+    Example:
+        >>> read_yaml("a: [1, x]")
+        {'a': [1, 'x']}
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(text, _PlainLoader)
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:  # PyYAML lets out whatever its constructors stumble over, e.g. in `!!int ''`
+        reason = " ".join(str(error).split())
+        raise ValueError(f"cannot be read as YAML: {reason:.300}") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, by which a small file can grow without limit, and keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(["no such file; the shipped ones are in configs/"], str(path)) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError([f"cannot be read as YAML: {reason}"], str(path)) from error
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror or error}"], str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(["is not text in UTF-8"], str(path)) from error
+    except ValueError as error:
+        raise ConfigError([str(error)], str(path)) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -144,8 +198,8 @@ def _override(data: dict[str, Any], text: str) -> str | None:
             return f"--set {text!r}: {section!r} is not a section"
         data = inner
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+        data[last] = read_yaml(value)
+    except ValueError:
         return f"--set {text!r}: the value is not YAML"
     return None
 
@@ -165,7 +219,7 @@ def _explain_one(fault: Any) -> str:
         )
     message = fault["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return f"{key} = {fault['input']!r}: {message}"
+    return f"{key} = {reprlib.repr(fault['input']):.80}: {message}"
 
 
 def _keys_beside(location: tuple[Any, ...]) -> list[str]:

@@ -21,7 +21,7 @@ Every message says what is wrong with its value, what is allowed, and what to do
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class GcsearchError(Exception):
@@ -43,10 +43,13 @@ class UnknownNameError(GcsearchError, LookupError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], cure: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
+        self.kind, self.name, self.known, self.cure = kind, name, sorted(known), cure
         super().__init__(
             f"unknown {kind} {name!r}{near_misses(name, self.known)} {self._cure(cure)}"
         )
+
+    def __reduce__(self) -> tuple[Callable[..., UnknownNameError], tuple[object, ...]]:
+        return type(self), (self.kind, self.name, self.known, self.cure)
 
     def _cure(self, cure: str) -> str:
         if cure:
@@ -92,11 +95,14 @@ class ConfigError(GcsearchError, ValueError):
     """
 
     def __init__(self, faults: Sequence[str], source: str = "config") -> None:
-        self.faults = list(faults)
+        self.faults, self.source = list(faults), source
         listed = "".join(f"\n  - {fault}" for fault in self.faults)
         super().__init__(
             f"{source}:{listed}" if len(self.faults) > 1 else f"{source}: {faults[0]}"
         )
+
+    def __reduce__(self) -> tuple[Callable[..., ConfigError], tuple[object, ...]]:
+        return type(self), (self.faults, self.source)
 
 
 class TrainingError(GcsearchError, RuntimeError):

@@ -91,7 +91,8 @@ def alone(directory: Path | None = None) -> Iterator[None]:
 def _open(directory: Path | None, name: str) -> IO[bytes]:
     folder = directory or Path(tempfile.gettempdir()) / f"gcsearch-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return (folder / f"{name}.lock").open("wb")
+    # Appending never cuts short what another user may have linked to from a shared folder.
+    return (folder / f"{name}.lock").open("ab")
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -203,14 +203,15 @@ def _trial(
     """
     epochs = settings.trial_epochs
     fixed_s = speeds.latency_s + epochs * scored.val_s + BETWEEN_TRIALS_S
-    n_trainings = n_trials + 1 + seeds * CHECKED
-    each_s = (seconds - fixed_s * (n_trials + 1) - seeds * CHECKED * scored.test_s) / n_trainings
+    n_checks = seeds * CHECKED
+    fixed_in_all_s = fixed_s * (n_trials + 1) + n_checks * epochs * scored.test_s
+    each_s = (seconds - fixed_in_all_s) / (n_trials + 1 + n_checks)
     images = settings.trial_images or _rounded(
         each_s * speeds.trial, MIN_TRIAL_IMAGES, MAX_TRIAL_IMAGES
     )
     fidelity = Fidelity(max(1, images // epochs), epochs)
     training_s = fidelity.images_seen / speeds.trial
-    check_s = seeds * CHECKED * (training_s + epochs * scored.test_s)
+    check_s = n_checks * (training_s + epochs * scored.test_s)
     return fidelity, fixed_s + training_s, check_s
 
 

@@ -88,7 +88,7 @@ class SpaceSettings(Settings):
     @classmethod
     def _sort_fusions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         _known("fusion", [name for v in value for name in v.split(JOIN)], FUSIONS)
-        return tuple(dict.fromkeys(JOIN.join(sorted(v.split(JOIN))) for v in value))
+        return tuple(dict.fromkeys(JOIN.join(sorted(set(v.split(JOIN)))) for v in value))
 
 
 class AsksForChoices(Protocol):

@@ -40,13 +40,14 @@ def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
     parameter = next(model.parameters(), torch.empty(0))
     example = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
     counter = FlopCounterMode(display=False)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad(), counter:
             model(example)
     finally:
-        model.train(was_training)
+        for module, was_training in modes.items():
+            module.training = was_training
     params = sum(p.numel() for p in model.parameters())
     return Counts(params=params, macs=counter.get_total_flops() // 2)
 

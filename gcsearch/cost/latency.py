@@ -192,8 +192,8 @@ def _warm_up(models: list[nn.Module], example: Tensor) -> None:
         for _ in range(3):
             for model in models:
                 _time_pass(model, example)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatencyError(
             f"the model refuses an input of shape {tuple(example.shape)}: {reason}; "
             "set latency.image_size to what it takes"

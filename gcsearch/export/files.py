@@ -8,9 +8,10 @@ refused.
 from __future__ import annotations
 
 import os
+import reprlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_altered, read_state_dict
+from gcsearch.config import read_yaml
 from gcsearch.errors import ConfigError, ExportError, GcsearchError
 
 __all__ = [
@@ -78,7 +80,7 @@ def write_config(config: ExportedConfig, path: Path) -> None:
     Raises:
         ExportError: The place cannot be written.
     """
-    body = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    body = yaml.dump(config.to_dict(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
     write_atomically(path, (HEADER.format(name=path.name) + body).encode())
 
 
@@ -121,7 +123,7 @@ def read_config(path: Path) -> ExportedConfig:
     Raises:
         ExportError: It is missing, no such config, or of a newer format.
     """
-    data = _read_yaml(path)
+    data = _read_mapping(path)
     version = data.pop("gcsearch_format", None)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ExportError(f"{path} is no exported config: it has no 'gcsearch_format'")
@@ -130,15 +132,16 @@ def read_config(path: Path) -> ExportedConfig:
             f"{path} has format {version}, newer than {FORMAT}; upgrade gcsearch to read it"
         )
     keys = {"backbone", "insertions"}
-    unknown = sorted(str(k) for k in set(data) - keys - set(ExportedConfig.__dataclass_fields__))
+    own = {field.name for field in fields(ExportedConfig)} - {"architecture"}
+    unknown = sorted(str(key) for key in set(data) - keys - own)
     if unknown:
         raise ExportError(f"{path} has unknown key {unknown[0]!r}")
     try:
         architecture = Architecture.from_dict({k: data[k] for k in keys if k in data})
         return ExportedConfig(
             architecture=architecture,
-            n_classes=_whole(data, "n_classes"),
-            image_size=_whole(data, "image_size"),
+            n_classes=_whole(data, "n_classes", 100_000),
+            image_size=_whole(data, "image_size", 4096),
             weights=_file_name(data.get("weights")),
             normalisation=dict(data.get("normalisation") or {}),
             provenance=dict(data.get("provenance") or {}),
@@ -190,26 +193,38 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
     model.load_state_dict(dict(state))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what occurs twice twice, because aliases are not read back."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise ExportError(f"{path} is too large to be an exported config")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExportError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ExportError(
-            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{path} is not text in UTF-8") from error
+    except ExportError:
+        raise
+    except ValueError as error:
+        raise ExportError(f"{path} {error}") from error
     if not isinstance(data, dict):
         raise ExportError(f"{path} is no exported config: it is not a mapping")
     return data
 
 
-def _whole(data: Mapping[str, Any], key: str) -> int:
+def _whole(data: Mapping[str, Any], key: str, most: int) -> int:
+    """Return a number that no machine chokes on: the file may come from a stranger."""
     value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
-        raise ExportError(f"{key} is {value!r}, not a whole number above 0")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ExportError(f"{key} is {reprlib.repr(value)}, not a whole number in 1..{most}")
     return value
 
 
@@ -218,5 +233,7 @@ def _file_name(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
-        raise ExportError(f"weights {value!r} is not the name of a file beside the config")
+        raise ExportError(
+            f"weights {reprlib.repr(value)} is not the name of a file beside the config"
+        )
     return value

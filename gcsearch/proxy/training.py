@@ -176,7 +176,7 @@ def score(
         images = normalise(split.images[part], task, device)
         labels = torch.from_numpy(np.array(split.labels[part])).to(device)
         with torch.inference_mode(), _autocast(device, precision):
-            logits = logits_of(model(images)).float()
+            logits = logits_of(model(images), labels).float()
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         correct.append((logits.argmax(dim=1) == labels).cpu().numpy())
     mean = loss / len(split.labels)
@@ -234,11 +234,12 @@ def _per_second(action: Callable[[], None], seconds: float) -> float:
     return n / elapsed
 
 
-def logits_of(output: Any) -> Tensor:
+def logits_of(output: Any, labels: Tensor) -> Tensor:
     """Return the class scores in a model's output.
 
     Raises:
-        TrainingError: The output is not one row of scores for each picture.
+        TrainingError: The output is not one row of scores for each picture, with one for each
+            class among the labels.
     """
     logits = output[0] if isinstance(output, tuple) else output
     if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -246,6 +247,12 @@ def logits_of(output: Any) -> Tensor:
         raise TrainingError(
             f"the backbone returns {what}, not class scores of shape (N, classes); "
             "search works on classifiers"
+        )
+    n_needed = int(labels.max()) + 1
+    if len(logits) != len(labels) or logits.shape[1] < n_needed:
+        raise TrainingError(
+            f"the backbone returns scores of shape {tuple(logits.shape)} for {len(labels)} "
+            f"pictures of at least {n_needed} classes; let it take num_classes"
         )
     return logits
 
@@ -260,7 +267,7 @@ def _step(
 ) -> float:
     optimizer.zero_grad(set_to_none=True)
     with _autocast(images.device.type, precision):
-        logits = logits_of(model(images))
+        logits = logits_of(model(images), labels)
     loss = F.cross_entropy(logits.float(), labels)
     value = loss.item()
     if not math.isfinite(value):
@@ -277,7 +284,7 @@ def _parameter_groups(
     """Freeze what is not trained; return the rest by learning rate."""
     blocks = {id(p) for block in inserted_blocks(model).values() for p in block.parameters()}
     trains_all = is_baseline or settings.trainable == "all"
-    classifier = {id(p) for p in _classifier(model).parameters()}
+    classifier = {id(p) for p in _classifier(model, blocks).parameters()}
     old, new = [], []
     for parameter in model.parameters():
         if id(parameter) in blocks:
@@ -291,9 +298,15 @@ def _parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _classifier(model: nn.Module) -> nn.Module:
-    """Return the last layer with a weight matrix: the classifier of every torchvision model."""
-    linear = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+def _classifier(model: nn.Module, blocks: set[int]) -> nn.Module:
+    """Return the last layer with a weight matrix: the classifier of every torchvision model.
+
+    Args:
+        model: May hold a block at its very end.
+        blocks: Identities of the parameters of its blocks.
+    """
+    matrices = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    linear = [m for m in matrices if id(m.weight) not in blocks]
     if not linear:
         raise TrainingError("the backbone has neither a linear nor a convolutional layer to train")
     return linear[-1]

@@ -84,7 +84,8 @@ def findings(study: SearchStudy) -> list[Finding]:
             f"study {study.name!r} has no complete baseline trial yet; "
             f"go on with `gcsearch run --study {study.name}`"
         )
-    return [_compare(row, baseline.evaluation) for row in study.rows() if row.evaluation]
+    found = [_compare(row, baseline.evaluation) for row in study.rows() if row.evaluation]
+    return sorted(found, key=lambda finding: not finding.is_baseline)
 
 
 def front(found: Sequence[Finding]) -> list[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from gcsearch.architecture import Architecture
 from gcsearch.evaluation import Evaluation
 from gcsearch.search.events import Listener
 from gcsearch.space import SearchSpace
@@ -56,6 +57,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._study, self._space, self._listener = study, space, listener
         self._target, self._deadline, self._trial_s = target, deadline, trial_s
         self._started: dict[str, float] = {}
+        self._architectures: dict[int, Architecture] = {}
         self._failures = 0
         self.live: dict[str, int] = {}
         self.is_over = False
@@ -79,6 +81,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             return str(Searcher.FINISHED)
         self.live[trial_id] = proposal.number
         self._started[trial_id] = time.monotonic()
+        self._architectures[proposal.number] = proposal.architecture
         self._listener.trial_started(proposal.number, proposal.architecture)
         return {"architecture": proposal.architecture.to_dict()}
 
@@ -108,11 +111,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             reason, retry = "its worker ended with an error; see the log of `gcsearch run`", False
         else:
             reason, retry = "it was stopped before its last epoch", True
-        self._failures += 1
-        self._study.fail(number, reason, retry=retry and self._failures <= RETRIES)
-        self._listener.trial_finished(number, None, reason)
-        if self._failures >= FAILURES_IN_A_ROW:
-            self.gave_up = f"{self._failures} trials in a row failed; the last one: {reason}"
+        self._fail(number, reason, retry)
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the database is the truth."""
@@ -124,21 +123,33 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Leave the study out when Ray pickles its state."""
         return {}
 
+    def _fail(self, number: int, reason: str, retry: bool) -> None:
+        """Tell of a failure; without its baseline, or with one after the other, a search ends."""
+        self._failures += 1
+        is_baseline = self._architectures[number].is_baseline
+        may_pass = retry and self._failures <= RETRIES
+        self._study.fail(number, reason, retry=may_pass or is_baseline)
+        self._listener.trial_finished(number, None, reason)
+        if is_baseline and not may_pass:
+            self.gave_up = f"the baseline's own trial failed: {reason}"
+        elif self._failures >= FAILURES_IN_A_ROW:
+            self.gave_up = f"{self._failures} trials in a row failed; the last one: {reason}"
+
     def _is_done(self) -> bool:
         if self.is_over or self.gave_up:
             return True
-        if self._study.n_done() + self._n_live_counted() >= self._target:
-            return self._study.baseline() is not None or bool(self.live)
+        n_counted = self._study.n_done() + self._n_live_counted()
+        has_baseline = self._study.baseline() is not None
+        if n_counted >= self._target:
+            return has_baseline or bool(self.live)
         is_late = self._deadline is not None and time.monotonic() + self._trial_s > self._deadline
-        if is_late and self._study.baseline() is not None:
+        if is_late and has_baseline and n_counted:
             self.gave_up = "the time budget is spent; the same command goes on with the rest"
         return bool(self.gave_up)
 
     def _n_live_counted(self) -> int:
         """Return how many of the trials under way will count: all but the baseline's."""
-        rows = self._study.rows()
-        architectures = (rows[number].architecture for number in self.live.values())
-        return sum(not (a and a.is_baseline) for a in architectures)
+        return sum(not self._architectures[n].is_baseline for n in self.live.values())
 
     def _note_duration(self, trial_id: str) -> None:
         """Expect of the next trial what the last one took, when that was longer than planned."""

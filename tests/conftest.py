@@ -1,0 +1,40 @@
+"""What several test files share: a search small enough to run in a test, and its data cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gcsearch.config import SearchConfig, load_config
+
+TINY = {
+    "backbone": "resnet18",
+    "data": {
+        "source": "cued-digits",
+        "image_size": 32,
+        "options": {"n_train": 200, "n_val": 40, "n_test": 40},
+    },
+    # So loose that noise cannot make it inconclusive, and so small that it is soon done.
+    "latency": {"image_size": 32, "time_limit_s": 0.3, "precision": 0.2},
+    "training": {"precision": "fp32", "device": "cpu"},
+    "plan": {
+        "trials": 2,
+        "baseline_images": 128,
+        "trial_images": 64,
+        "trial_epochs": 1,
+        "check_seeds": 0,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> SearchConfig:
+    """A search of ResNet-18 on a few small scenes; change it with ``model_copy(update=...)``."""
+    return load_config(TINY)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the proxy data of all tests are kept, so that they are drawn once."""
+    return tmp_path_factory.mktemp("cache")
