@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,19 @@ from gcsearch.architecture import Architecture
 from gcsearch.errors import ConfigError, SurgeryError, UnknownNameError
 from gcsearch.surgery import Site, insert
 
-__all__ = ["backbone_names", "build_altered", "build_backbone", "load_weights", "read_state_dict"]
+__all__ = [
+    "backbone_names",
+    "build_altered",
+    "build_backbone",
+    "check_backbone",
+    "load_weights",
+    "read_state_dict",
+]
 
-KIND_STARTS = ("zero_init_residual", "init_weights")
-"""Builder options that help training from scratch: residual branches that start at zero (Goyal et
-al. 2017, section 5.1), and the
-initialisation that GoogLeNet and Inception otherwise warn about."""
+STARTS = ("zero_init_residual", "init_weights")
+"""Options that help training from scratch, where a network has them: residual branches that start
+at zero (Goyal et al. 2017, arXiv 1706.02677, section 5.1), and the initialisation that GoogLeNet and
+Inception warn about unless it is given."""
 IMPORT_CURE = "To run code of your own pass --trust (in Python: trust=True)"
 
 
@@ -54,21 +61,36 @@ def build_backbone(name: str, *, n_classes: int | None = None, trust: bool = Fal
         >>> build_backbone("resnet18", n_classes=10).fc.out_features
         10
     """
+    check_backbone(name, trust=trust)
     if ":" in name:
-        return _build_from_import_path(name, n_classes, trust)
-    if name not in backbone_names() and name not in models.list_models():
+        return _build_from_import_path(name, n_classes)
+    options: dict[str, Any] = {} if n_classes is None else {"num_classes": n_classes}
+    builder = models.get_model_builder(name)
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None
+    # The builder passes other options on to the network's class, which alone names them.
+    network = get_type_hints(builder)["return"]
+    own = inspect.signature(network).parameters
+    options |= {option: True for option in STARTS if option in own}
+    model: nn.Module = builder(weights=None, **options)
+    return model
+
+
+def check_backbone(name: str, *, trust: bool = False) -> None:
+    """Find out at no cost whether a backbone can be had by its name.
+
+    Raises:
+        UnknownNameError: No torchvision model has this name.
+        ConfigError: It is an import path, and not trusted.
+    """
+    if ":" in name:
+        if not trust:
+            raise ConfigError([f"backbone {name!r} would run code of its own. {IMPORT_CURE}"])
+    elif name not in backbone_names() and name not in models.list_models():
         cure = (
             "`gcsearch backbones` lists them all; your own is given as 'package.module:function'."
         )
         raise UnknownNameError("backbone", name, backbone_names(), cure)
-    options: dict[str, Any] = {} if n_classes is None else {"num_classes": n_classes}
-    builder = models.get_model_builder(name)
-    parameters = inspect.signature(builder).parameters
-    if "weights_backbone" in parameters:
-        options["weights_backbone"] = None
-    options |= {option: True for option in KIND_STARTS if option in parameters}
-    model: nn.Module = builder(weights=None, **options)
-    return model
 
 
 def build_altered(
@@ -174,14 +196,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise ConfigError(
             [f"weights file {str(path)!r} holds more than tensors; save it as .safetensors"]
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise ConfigError([f"weights file {str(path)!r} is not a state dict of tensors"])
     return state
 
 
-def _build_from_import_path(name: str, n_classes: int | None, trust: bool) -> nn.Module:
-    if not trust:
-        raise ConfigError([f"backbone {name!r} would run code of its own. {IMPORT_CURE}"])
+def _build_from_import_path(name: str, n_classes: int | None) -> nn.Module:
     function = import_function(name, "backbone")
     takes_classes = "num_classes" in inspect.signature(function).parameters
     model = function(num_classes=n_classes) if takes_classes and n_classes else function()
@@ -199,7 +221,7 @@ def import_function(path: str, kind: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError([f"{kind} {path!r} cannot be imported: {error}"]) from error
     if not callable(function):
         raise ConfigError([f"{kind} {path!r} is not a function"])

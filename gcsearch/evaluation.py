@@ -23,10 +23,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gcsearch.architecture import Architecture
-from gcsearch.backbones import build_backbone, load_weights
+from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
 from gcsearch.cost import LatencyRatio, compare_latency, count
-from gcsearch.errors import LatencyError
+from gcsearch.errors import ConfigError, LatencyError
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
 from gcsearch.proxy import ProxyTask, Split, load_task
@@ -94,6 +94,7 @@ class Evaluator:
 
     Raises:
         DataError: The proxy task cannot be had.
+        ConfigError: There is no such backbone, device or file of weights.
         SurgeryError: The backbone cannot be probed at the proxy task's image size.
     """
 
@@ -105,8 +106,9 @@ class Evaluator:
         trust: bool = False,
         threads: int | None = None,
     ) -> None:
+        check_backbone(config.backbone, trust=trust)  # before the data, which may take a while
         self.config = config
-        self.device = pick_device(config.training.device)
+        self.device = _usable(pick_device(config.training.device))
         self.precision = pick_precision(config.training.precision, self.device)
         self._trust = trust
         self._threads = threads or n_cores()
@@ -344,6 +346,22 @@ def _as_point(epoch: Epoch) -> dict[str, float]:
         "top1": epoch.top1,
         "seconds": epoch.seconds,
     }
+
+
+def _usable(device: str) -> str:
+    """Return ``device``.
+
+    Raises:
+        ConfigError: This machine has no such device.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without it
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            [f"training.device {device!r} cannot be used: {reason}; auto takes what is there"]
+        ) from error
+    return device
 
 
 def _to_cpu(model: nn.Module) -> dict[str, torch.Tensor]:

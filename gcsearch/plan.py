@@ -141,7 +141,9 @@ def make_plan(
         budget = DEFAULT_BUDGET_S
     scored = _Scored(n_val / speeds.scoring, n_test / speeds.scoring)
     left = max(0.0, (budget or DEFAULT_BUDGET_S) - speeds.startup_s - RAY_STARTUP_S)
-    baseline, baseline_s = _baseline(settings, speeds, left * BASELINE_SHARE, scored)
+    _, least_s, _ = _trial(settings, speeds, 0.0, 1, 0, scored)
+    share = min(left * BASELINE_SHARE, left - 2 * least_s)  # trial 0 and one more must follow
+    baseline, baseline_s = _baseline(settings, speeds, share, scored)
     wanted = settings.trials or DEFAULT_TRIALS
     if settings.check_seeds is not None:
         seed_choices: tuple[int, ...] = (settings.check_seeds,)
@@ -150,7 +152,7 @@ def make_plan(
     for seeds in seed_choices:
         n_share = DEFAULT_TRIALS if budget is None else wanted
         trial, trial_s, check_s = _trial(
-            settings, speeds, left - baseline_s, n_share, seeds, scored, workers
+            settings, speeds, left - baseline_s, n_share, seeds, scored
         )
         n_fit = int((left - baseline_s - check_s) / trial_s) - 1
         if budget is None or n_fit >= wanted:
@@ -162,7 +164,7 @@ def make_plan(
         check_seeds=seeds,
         workers=workers,
         baseline_s=baseline_s,
-        trial_s=trial_s * workers,
+        trial_s=trial_s * workers,  # they share the machine
         check_s=check_s,
         startup_s=speeds.startup_s + RAY_STARTUP_S,
         budget_s=budget,
@@ -194,13 +196,8 @@ def _trial(
     n_trials: int,
     seeds: int,
     scored: _Scored,
-    workers: int,
 ) -> tuple[Fidelity, float, float]:
-    """Share seconds among trials and check; return a trial's training and seconds, the check's.
-
-    Trials share the machine, so one of several at a time takes its share times their number; only
-    timing is not shared.
-    """
+    """Share seconds among trials and check; return a trial's training and seconds, the check's."""
     epochs = settings.trial_epochs
     fixed_s = speeds.latency_s + epochs * scored.val_s + BETWEEN_TRIALS_S
     n_checks = seeds * CHECKED

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from gcsearch.architecture import Architecture
-from gcsearch.config import PlanSettings, SearchConfig, load_config
+from gcsearch.config import SearchConfig, load_config
 from gcsearch.errors import ConfigError, ExportError, StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.export import (
@@ -54,11 +54,20 @@ __all__ = [
     "evaluator_of",
     "export_finding",
     "search",
+    "stored_config",
     "summarise",
 ]
 
 FIXED_SECTIONS = ("backbone", "weights", "data", "space", "training", "latency", "search.seed")
-"""What must stay the same for as long as a study goes on."""
+"""What must stay the same for as long as a study goes on, and gives it its default name."""
+ALSO_FIXED = (
+    "search.startup_trials",
+    "plan.baseline_images",
+    "plan.trial_images",
+    "plan.trial_epochs",
+    "plan.check_seeds",
+)
+"""What must stay the same as well."""
 WRAP_UP_S = 15.0
 """Seconds kept free of trials at the end, for stopping the workers and writing the exports."""
 
@@ -208,6 +217,23 @@ def default_study_name(config: SearchConfig) -> str:
     return f"{backbone}-{data}-{hashlib.sha256(fixed.encode()).hexdigest()[:6]}".lower()
 
 
+def stored_config(name: str, storage: str) -> SearchConfig | None:
+    """Return what a study is to go on with: its own configuration, trials and budget left open.
+
+    Args:
+        name: Of the study.
+        storage: SQLAlchemy URL of the database.
+
+    Returns:
+        ``None`` if there is no such study yet.
+
+    Raises:
+        StudyError: The database cannot be used, or the study is not one of gcsearch's.
+    """
+    opened = open_storage(storage)
+    return _own_config(SearchStudy(opened, name)) if SearchStudy.exists(opened, name) else None
+
+
 class _Run:
     """The stages of one run, in the order in which :func:`search` calls them."""
 
@@ -340,10 +366,11 @@ def _config_to_go_on(study: SearchStudy, config: SearchConfig | None) -> SearchC
     Raises:
         ConfigError: Something that is fixed for the study is wanted otherwise.
     """
-    stored = load_config(study.record.config)
+    stored = _own_config(study)
     if config is None:
-        return stored.model_copy(update={"plan": PlanSettings()})
-    wanted, had = _fixed(config.to_dict()), _fixed(stored.to_dict())
+        return stored
+    keys = (*FIXED_SECTIONS, *ALSO_FIXED)
+    wanted, had = _fixed(config.to_dict(), keys), _fixed(stored.to_dict(), keys)
     if wanted["training.precision"] == "auto":
         wanted["training.precision"] = had["training.precision"]
     faults = [
@@ -355,6 +382,13 @@ def _config_to_go_on(study: SearchStudy, config: SearchConfig | None) -> SearchC
     if faults:
         raise ConfigError(faults, f"study {study.name!r}")
     return stored.model_copy(update={"plan": config.plan, "search": config.search})
+
+
+def _own_config(study: SearchStudy) -> SearchConfig:
+    """Return a study's configuration; how much of it is done now is asked for anew."""
+    stored = load_config(study.record.config)
+    plan = stored.plan.model_copy(update={"trials": None, "budget_s": None})
+    return stored.model_copy(update={"plan": plan})
 
 
 def _plan_to_go_on(study: SearchStudy, config: SearchConfig) -> Plan:
@@ -396,13 +430,13 @@ def _record(config: SearchConfig, evaluator: Evaluator, plan: Plan) -> StudyReco
     )
 
 
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what is fixed for a study, flat: ``{"training.batch_size": 64, ...}``."""
+def _fixed(config: dict[str, Any], keys: tuple[str, ...] = FIXED_SECTIONS) -> dict[str, Any]:
+    """Return the values of some sections and keys, flat: ``{"training.batch_size": 64, ...}``."""
     flat: dict[str, Any] = {}
     for section, value in config.items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         flat |= {f"{section}.{key}".rstrip("."): entry for key, entry in entries}
-    return {k: v for k, v in flat.items() if {k, k.partition(".")[0]} & set(FIXED_SECTIONS)}
+    return {k: v for k, v in flat.items() if {k, k.partition(".")[0]} & set(keys)}
 
 
 def _baseline_path(directory: Path, evaluator: Evaluator, plan: Plan) -> Path:

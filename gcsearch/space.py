@@ -250,7 +250,8 @@ def _matching(sites: Sequence[Site], pattern: str) -> list[Site]:
     if pattern.startswith("kind:"):
         return [site for site in sites if pattern.removeprefix("kind:") in site.kinds]
     if pattern.startswith("stage:"):
-        return [site for site in sites if str(site.stage) == pattern.removeprefix("stage:")]
+        wanted = pattern.removeprefix("stage:")
+        return [site for site in sites if site.stage is not None and str(site.stage) == wanted]
     return [site for site in sites if fnmatch.fnmatchcase(site.path, pattern)]
 
 

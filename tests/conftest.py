@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from gcsearch.config import SearchConfig, load_config
+
+# An example may take long on a machine that is busy with other things.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 TINY = {
     "backbone": "resnet18",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -17,7 +16,6 @@ __all__ = ["app", "main"]
 
 WRONG_USAGE = (ConfigError, UnknownNameError)
 """What the user typed is at fault: exit 2. Anything else that was foreseen: exit 1."""
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="gcsearch",
@@ -75,12 +73,6 @@ def main(arguments: list[str] | None = None) -> None:
         if is_debug:
             raise
         sys.exit(_report(error))
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from the database")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _report(error: GcsearchError) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -93,26 +94,30 @@ def _search(
     from gcsearch.cli.progress import Progress
     from gcsearch.cli.show_commands import result_to_dict
     from gcsearch.cli.tables import front_table, result_lines, stdout
-    from gcsearch.config import SearchConfig, load_config
-    from gcsearch.run import default_study_name, search
+    from gcsearch.config import load_config
+    from gcsearch.run import default_study_name, search, stored_config
 
-    wants_stored = study is not None and file is None and not overrides
-    config = None if wants_stored else load_config(file, overrides)
-    name = study or default_study_name(config or SearchConfig())
-    header = [
-        f"study    {name} in {storage}",
-        f"resume   {_resume_command(name, storage)}",
-    ]
+    config = load_config(file, overrides)
+    if study and not file and (stored := stored_config(study, storage)):
+        config = load_config(stored.to_dict(), overrides)
+    name = study or default_study_name(config)
+    resume = _resume_command(name, storage, trust)
     console = Console(stderr=True, highlight=False) if as_json else stdout()
-    with Progress(console, header) as progress:
-        result = search(
-            config,
-            study=name,
-            storage=storage,
-            ray_address=ray_address,
-            trust=trust,
-            listener=progress,
-        )
+    try:
+        with Progress(
+            console, [f"study    {name} in {storage}", f"resume   {resume}"]
+        ) as progress:
+            result = search(
+                config,
+                study=name,
+                storage=storage,
+                ray_address=ray_address,
+                trust=trust,
+                listener=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; to go on: {resume}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(result_to_dict(result))
     elif result.findings:
@@ -122,11 +127,7 @@ def _search(
         for line in result_lines(result, opened):
             console.print(line, soft_wrap=True, markup=False)
     if not result.is_complete:
-        console.print(
-            f"interrupted; to go on: {_resume_command(name, storage)}",
-            soft_wrap=True,
-            markup=False,
-        )
+        typer.echo(f"interrupted; to go on: {resume}", err=True)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -155,6 +156,8 @@ def _quoted(text: str | None) -> str | None:
     return None if text is None else json.dumps(text)
 
 
-def _resume_command(name: str, storage: str) -> str:
-    where = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
-    return f"gcsearch run --study {name}{where}"
+def _resume_command(name: str, storage: str, trust: bool) -> str:
+    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+    return shlex.join(
+        ["gcsearch", "run", "--study", name, *where, *(["--trust"] if trust else [])]
+    )

@@ -123,7 +123,6 @@ def train(
     Raises:
         TrainingError: The loss is not finite, or memory ran out.
     """
-    torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = _parameter_groups(model, settings, is_baseline)
@@ -137,6 +136,7 @@ def train(
     frozen_norms = not is_baseline and settings.trainable != "all"
     for number in range(fidelity.epochs):
         start = time.perf_counter()
+        torch.manual_seed(seed + (number << 20))  # the caller may have drawn since the last epoch
         _set_mode(model, frozen_norms)
         losses = []
         for images, labels in feed.batches(steps // fidelity.epochs):

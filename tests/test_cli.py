@@ -1,0 +1,327 @@
+"""The command line: one line for each error and its exit code, JSON that parses, files written."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import gcsearch
+from gcsearch.architecture import Architecture, Insertion
+from gcsearch.cli import main
+from gcsearch.cli.run_command import parse_duration
+from gcsearch.cost import LatencyRatio
+from gcsearch.errors import ConfigError
+from gcsearch.evaluation import Evaluation, pack
+from gcsearch.plan import Speeds, make_plan
+from gcsearch.space import SearchSpace
+from gcsearch.study import SearchStudy, StudyRecord, open_storage
+from gcsearch.surgery import Site
+
+HEAVY = ("torch", "ray", "optuna", "sqlalchemy", "pydantic", "numpy")
+TASK = {"name": "made up", "n_classes": 10, "image_size": 32, "mean": [0.5] * 3, "std": [0.2] * 3}
+SITES = [Site(path, "after-add", 1, 64, (64, 8, 8)) for path in ("layer1.0", "layer1.1")]
+
+
+def add_trial(study: SearchStudy, space: SearchSpace, n_right: int, ratio: float) -> Architecture:
+    proposal = study.ask(space)
+    correct = np.arange(100) < n_right
+    latency = LatencyRatio(ratio, ratio - 0.01, ratio + 0.01, True, 11.0, 10.0, 40, 1.0)
+    curve = ({"train_loss": 2.0, "loss": 1.5, "top1": n_right / 100, "seconds": 1.0},)
+    measured = Evaluation(
+        *(proposal.architecture, 0, n_right / 100, 1.5, pack(correct), curve, latency),
+        *(11_000_000, 20_000_000, {"training": 1.0, "latency": 1.0}),
+    )
+    study.complete(proposal.number, measured)
+    return proposal.architecture
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory, tiny_config):
+    """A database with one study: the baseline, a better, a worse, a failed, a running one."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('cli')}/studies.db"
+    plan = make_plan(tiny_config.plan, Speeds(9, 9, 9, 1, 1), n_val=100, n_test=100)
+    record = StudyRecord(tiny_config.to_dict(), plan.to_dict(), TASK, {"python": "3"})
+    study = SearchStudy.create(open_storage(url), "tiny", record)
+    space = SearchSpace("resnet18", SITES, tiny_config.space)
+    add_trial(study, space, 50, 1.001)
+    add_trial(study, space, 70, 1.1)
+    add_trial(study, space, 40, 1.2)
+    study.fail(study.ask(space).number, "training loss became nan; try a lower learning rate")
+    study.ask(space)
+    return url
+
+
+@pytest.fixture(scope="module")
+def tiny_yaml(tmp_path_factory, tiny_config):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_config.to_dict()))
+    return str(path)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process; return its exit code, stdout and stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        return (stop.value.code or 0, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_help_imports_nothing_heavy():
+    done = python(
+        "import sys; from gcsearch.cli import main\n"
+        "try: main(['--help'])\n"
+        f"finally: print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert "HEAVY []" in done.stdout and "export" in done.stdout
+
+
+def test_version(call):
+    assert call("--version") == (0, f"gcsearch {gcsearch.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--backbone", "resent18"], 2, "unknown backbone 'resent18'; did you mean 'resnet18'"),
+        (["--backbone", "my.module:build"], 2, "--trust"),
+        (["--set", "space.sites=[layr3.*]"], 1, "'layr3.*' fits no site; did you mean 'layer3."),
+        (["--set", "space.blocks=[cg]"], 2, "unknown block 'cg'; did you mean 'gc'"),
+        (["--data", "cued-digit"], 2, "unknown proxy task 'cued-digit'; did you mean"),
+        (["--data", "npz:no.npz", "--set", "data.options={}"], 1, "npz:no.npz: no such file"),
+        (["--storage", "studies.db"], 1, "'studies.db' is not a database URL"),
+        (["--set", "space.max_insertion=2"], 2, "did you mean 'max_insertions'"),
+        (["--set", "space"], 2, "--set 'space' is not of the form key=value"),
+        (["--budget", "soon"], 2, "--budget: 'soon' is not a duration; write 90s"),
+        (["--budget", "0"], 2, "--budget: '0' is not a duration"),
+        (["--trials", "0"], 2, "plan.trials = 0"),
+        (["--set", "training.device=abacus"], 2, "training.device 'abacus' cannot be used"),
+        (["--set", "weights=NONE"], 2, "unknown weights of resnet18 'NONE'"),
+    ],
+)
+def test_run_says_what_is_wrong_in_one_line(call, tiny_yaml, tmp_path, arguments, code, says):
+    where = [] if "--storage" in arguments else ["--storage", f"sqlite:///{tmp_path}/studies.db"]
+    got, _, err = call("run", "--config", tiny_yaml, *where, *arguments)
+    assert (got, err.count("\n")) == (code, 1), err
+    assert err.startswith("error: ") and says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["front", "--study", "tinny"], 2, "unknown study 'tinny'; did you mean 'tiny'"),
+        (["export", "-o", "a.txt"], 1, "'a.txt' is not a .yaml file"),
+        (["export", "--trial", "3", "-o", "a.yaml"], 1, "trial 3 is not complete; complete are 0"),
+        (["run", "--study", "tiny", "--backbone", "resnet34"], 2, "backbone is 'resnet18' in"),
+        (["run", "--study", "tiny", "--set", "plan.trial_images=1"], 2, "plan.trial_images is 64"),
+        (["run", "--study", "tiny", "--seed", "7"], 2, "search.seed is 0 in study 'tiny', not 7"),
+    ],
+)
+def test_command_on_a_study_says_what_is_wrong(call, storage, arguments, code, says):
+    got, _, err = call(*arguments, "--storage", storage)
+    assert (got, err.count("\n")) == (code, 1), err
+    assert err.startswith("error: ") and says in err
+
+
+@pytest.mark.parametrize("command", ["status", "front", "export", "dashboard"])
+def test_reading_makes_no_database(call, tmp_path, command):
+    output = ["-o", f"{tmp_path}/best.yaml"] if command == "export" else []
+    code, _, err = call(command, *output, "--storage", f"sqlite:///{tmp_path}/none.db")
+    assert (code, err.count("\n")) == (1, 1) and "there is no database at" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_database_says_how_to_fill_it(call, tmp_path):
+    url = f"sqlite:///{tmp_path}/empty.db"
+    open_storage(url)
+    assert call("status", "--storage", url)[::2] == (
+        1,
+        f"error: {url} holds no study yet; `gcsearch run` makes one\n",
+    )
+
+
+def test_all_faults_of_a_configuration_are_told_at_once(call, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("bacbone: x\nspace: {ratios: [2], blocks: [cg]}\nplan: {trials: -1}\n")
+    code, _, err = call("run", "--config", str(path))
+    assert code == 2
+    assert [fault in err for fault in ("'bacbone'", "ratio 2", "'cg'", "plan.trials")] == [
+        True
+    ] * 4
+
+
+@pytest.mark.parametrize("arguments", [["frnt"], ["front", "--nope"], ["export"]])
+def test_wrong_usage_has_exit_code_2(call, arguments):
+    code, _, err = call(*arguments)
+    assert code == 2 and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ConfigError):
+        main(["--debug", "run", "--budget", "soon"])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("15m", 900), ("1.5h", 5400)])
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+def test_status_tells_every_trial(call, storage):
+    code, out, _ = call("status", "--storage", storage)
+    assert code == 0 and "done     3 of 2 architectures, baseline done" in out
+    for text in ("COMPLETE", "RUNNING", "FAIL", "training loss became nan"):
+        assert text in out
+
+
+def test_status_as_json(call, storage):
+    data = json.loads(call("status", "--storage", storage, "--json")[1])
+    assert (data["study"], data["done"], data["planned"]) == ("tiny", 3, 2)
+    states = [trial["state"] for trial in data["trials"]]
+    assert states == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "RUNNING"]
+    assert data["trials"][3]["reason"].startswith("training loss became nan")
+
+
+def test_front_marks_the_choice(call, storage):
+    code, out, _ = call("front", "--storage", storage, "--study", "tiny")
+    assert code == 0 and "\x1b" not in out
+    assert re.search(r"^ \*.*\+20\.0 \[\+12\.\d, \+27\.\d\].*1\.100 \[1\.090, 1\.110\]", out, re.M)
+    assert "-10.0" not in out  # dominated by the baseline
+
+
+def test_front_as_json(call, storage):
+    data = json.loads(call("front", "--storage", storage, "--json")[1])
+    assert [finding["trial"] for finding in data["front"]] == [0, 1]
+    assert data["best"]["trial"] == 1 and data["best"]["gain"][0] == pytest.approx(0.2)
+    assert len(data["trials"]) == 3
+
+
+def test_sites_as_table_and_json(call):
+    _, table, _ = call("sites", "resnet18", "--image-size", "64")
+    sites = json.loads(call("sites", "resnet18", "--image-size", "64", "--json")[1])
+    by_path = {site["path"]: site for site in sites}
+    assert by_path["layer2.1"]["shape"] == [128, 8, 8]
+    assert by_path["layer2.1"]["kinds"] == ["after-add", "stage-end"]
+    assert all(path in table for path in by_path) and "\x1b" not in table
+
+
+def test_sites_of_an_unknown_backbone(call):
+    code, _, err = call("sites", "mobilenet_v3_smal")
+    assert code == 2 and "did you mean 'mobilenet_v3_small'" in err
+
+
+def test_backbones_lists_them(call):
+    assert "resnet50\n" in call("backbones")[1]
+    assert "resnet50" in json.loads(call("backbones", "--json")[1])
+
+
+def test_exported_config_builds(call, storage, tmp_path):
+    path = tmp_path / "new folder" / "best.yaml"
+    code, out, _ = call("export", "--storage", storage, "-o", str(path))
+    assert code == 0 and str(path) in out
+    model = gcsearch.build(path)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    data = yaml.safe_load(path.read_text())
+    assert data["insertions"] and data["provenance"]["trial"] == 1
+
+
+def test_export_by_number_and_as_json(call, storage, tmp_path):
+    arguments = ["export", "--storage", storage, "-o", f"{tmp_path}/a.yaml", "--trial", "0"]
+    data = json.loads(call(*arguments, "--json")[1])
+    assert (data["trial"], data["written"]) == (0, [f"{tmp_path}/a.yaml"])
+    assert yaml.safe_load((tmp_path / "a.yaml").read_text())["insertions"] == []
+
+
+def test_export_replaces_only_by_force(call, storage, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("precious")
+    arguments = ["export", "--storage", storage, "-o", str(path)]
+    code, _, err = call(*arguments)
+    assert code == 1 and "exists already; pass --force" in err
+    assert path.read_text() == "precious"
+    assert call(*arguments, "--force")[0] == 0
+    assert path.read_text() != "precious"
+
+
+def test_export_of_weights_needs_the_baselines(call, storage, tmp_path):
+    arguments = ["export", "--storage", storage, "--format", "weights"]
+    code, _, err = call(*arguments, "-o", f"{tmp_path}/best.yaml")
+    assert code == 1 and "are gone; `gcsearch run --study tiny` trains them again" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_insertion_of_an_export_is_the_one_that_was_found(call, storage, tmp_path):
+    call("export", "--storage", storage, "-o", f"{tmp_path}/a.yaml", "--trial", "1")
+    front = json.loads(call("front", "--storage", storage, "--json")[1])
+    wanted = [Insertion.from_dict(i) for i in front["best"]["architecture"]["insertions"]]
+    data = yaml.safe_load((tmp_path / "a.yaml").read_text())
+    assert [Insertion.from_dict(i) for i in data["insertions"]] == wanted
+
+
+def test_pipe_that_closes_early_leaves_no_traceback():
+    command = f"{sys.executable} -m gcsearch backbones | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+@pytest.fixture
+def port():
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_dashboard_serves_the_study(storage, port):
+    command = [sys.executable, "-m", "gcsearch", "dashboard", "--storage", storage]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert b"Optuna" in fetch(f"http://127.0.0.1:{port}/", process)
+        studies = json.loads(fetch(f"http://127.0.0.1:{port}/api/studies", process))
+        assert [study["study_name"] for study in studies["study_summaries"]] == ["tiny"]
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def fetch(url: str, process: subprocess.Popen) -> bytes:
+    """Return what an address answers, once the server is up."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                return response.read()
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError(f"the dashboard ended: {process.communicate()}")
+
+
+def test_dashboard_on_a_taken_port_is_one_line(call, storage):
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, _, err = call("dashboard", "--storage", storage, "--port", port)
+    assert code == 1 and f"cannot listen on 127.0.0.1:{port}" in err

@@ -1,0 +1,187 @@
+"""An architecture and a fidelity in, an evaluation out; the same wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gcsearch import evaluation as module
+from gcsearch.architecture import Architecture, Insertion
+from gcsearch.backbones import build_backbone
+from gcsearch.cost import LatencyRatio, count
+from gcsearch.errors import ConfigError, LatencyError, TrainingError
+from gcsearch.evaluation import Evaluation, Evaluator
+from gcsearch.proxy.training import Epoch, Fidelity, normalise, score
+from gcsearch.surgery import inserted_blocks
+
+BRIEF = Fidelity(64, 2)
+ALTERED = Architecture(
+    "resnet18",
+    (Insertion("layer3.1", ratio=1 / 8), Insertion("layer2.0", fusions=("channel_mul",))),
+)
+NOISY = LatencyRatio(1.2, 0.8, 1.9, False, 3.0, 2.5, 30, 0.3)
+
+
+@pytest.fixture(scope="module")
+def evaluator(tiny_config, cache_dir):
+    evaluator = Evaluator(tiny_config, cache_dir=cache_dir, threads=1)
+    list(evaluator.train_baseline(Fidelity(64, 1)))
+    return evaluator
+
+
+@pytest.fixture
+def another(tiny_config, cache_dir):
+    return Evaluator(tiny_config, cache_dir=cache_dir, threads=1)
+
+
+def outputs(evaluator, model):
+    images = normalise(evaluator.task.val.images[:4], evaluator.task, "cpu")
+    with torch.inference_mode():
+        return model.eval()(images)
+
+
+def numbers(evaluation):
+    point = [{k: v for k, v in p.items() if k != "seconds"} for p in evaluation.curve]
+    return evaluation.top1, evaluation.loss, evaluation.correct, point
+
+
+def test_architecture_inherits_the_baseline_and_starts_where_it_stands(evaluator):
+    baseline = evaluator.build(ALTERED.baseline(), seed=0)
+    altered = evaluator.build(ALTERED, seed=0)
+    assert torch.equal(outputs(evaluator, altered), outputs(evaluator, baseline))
+    losses = [score(m, evaluator.task, evaluator.task.val)[0] for m in (baseline, altered)]
+    assert losses[0] == losses[1]
+
+
+def test_seed_decides_the_weights_of_the_blocks(evaluator):
+    first, again, other = (
+        inserted_blocks(evaluator.build(ALTERED, seed))["layer3.1"].conv_mask.weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_evaluating_twice_gives_the_same(evaluator):
+    (one, _), (two, _), (other, _) = (
+        evaluator.evaluate(ALTERED, BRIEF, seed, with_latency=False) for seed in (5, 5, 6)
+    )
+    assert numbers(one) == numbers(two) != numbers(other)
+    assert one.latency is None and len(one.curve) == BRIEF.epochs
+
+
+def test_weights_taken_to_another_machine_give_the_same(evaluator, another):
+    another.load_baseline(evaluator.weights())
+    assert another.weights() == evaluator.weights()
+    brief = Fidelity(64, 1)
+    one, two = (e.evaluate(ALTERED, brief, 5, with_latency=False)[0] for e in (evaluator, another))
+    assert numbers(one) == numbers(two)
+
+
+def test_there_are_no_weights_before_the_baseline(another):
+    with pytest.raises(RuntimeError, match="neither been trained nor loaded"):
+        another.weights()
+
+
+def test_evaluation_survives_plain_data(evaluator):
+    evaluation, model = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0)
+    assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
+    assert evaluation.latency.conclusive and evaluation.latency.low <= evaluation.latency.high
+    assert evaluation.params == sum(p.numel() for p in model.parameters())
+    assert evaluation.macs == count(model, (3, 32, 32)).macs
+
+
+def test_what_is_scored_is_the_split_asked_for(evaluator):
+    evaluation, _ = evaluator.evaluate(
+        ALTERED, Fidelity(64, 1), 0, split=evaluator.task.test, with_latency=False
+    )
+    model = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)[1]
+    assert evaluation.loss == score(model, evaluator.task, evaluator.task.test)[0]
+
+
+def test_latency_comes_before_training(evaluator, monkeypatch):
+    order, real = [], module.train
+    measured = LatencyRatio(1.1, 1.09, 1.11, True, 3.0, 2.7, 30, 0.3)
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: order.append("time") or measured)
+    monkeypatch.setattr(module, "train", lambda *a, **k: order.append("train") or real(*a, **k))
+    evaluation, _ = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0)
+    assert order == ["time", "train"] and evaluation.latency == measured
+
+
+def test_inconclusive_latency_costs_no_training(evaluator, monkeypatch):
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: NOISY)
+    monkeypatch.setattr(module, "train", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(
+        LatencyError, match=r"inconclusive \[0\.800, 1\.900\] after 30 pairs: .*quiet"
+    ):
+        evaluator.evaluate(ALTERED, BRIEF, 0)
+
+
+def test_steps_are_epochs_and_then_the_evaluation(evaluator):
+    *epochs, (evaluation, model) = evaluator.steps(ALTERED, BRIEF, 0, with_latency=False)
+    assert all(isinstance(e, Epoch) for e in epochs) and len(epochs) == 2
+    assert evaluation.top1 == epochs[-1].top1 and isinstance(model, torch.nn.Module)
+    assert [p["loss"] for p in evaluation.curve] == [e.loss for e in epochs]
+
+
+def test_training_an_architecture_leaves_the_baseline_as_it_was(evaluator):
+    before = evaluator.weights()
+    evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)
+    assert evaluator.weights() == before
+
+
+def test_training_that_fails_leaves_the_evaluator_usable(evaluator, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="out of memory"):
+        patch.setattr(torch.nn.functional, "cross_entropy", fail)
+        evaluator.evaluate(ALTERED, BRIEF, 0, with_latency=False)
+    evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)
+
+
+def test_baseline_starts_from_the_weights_that_are_given(tiny_config, cache_dir, tmp_path):
+    torch.manual_seed(9)
+    given = build_backbone("resnet18").state_dict()
+    save_file(given, tmp_path / "given.safetensors")
+    config = tiny_config.model_copy(update={"weights": str(tmp_path / "given.safetensors")})
+    evaluator = Evaluator(config, cache_dir=cache_dir, threads=1)
+    state = evaluator.build(Architecture("resnet18"), 0).state_dict()
+    assert torch.equal(state["conv1.weight"], given["conv1.weight"])
+    assert state["fc.weight"].shape == (10, 512)
+
+
+def test_recipe_names_all_that_decides_the_baseline(evaluator, tiny_config, cache_dir):
+    recipe = evaluator.recipe(BRIEF)
+    assert recipe == evaluator.recipe(BRIEF) != evaluator.recipe(Fidelity(64, 3))
+    slower = tiny_config.training.model_copy(update={"baseline_lr": 1e-4})
+    changed = Evaluator(
+        tiny_config.model_copy(update={"training": slower}), cache_dir=cache_dir, threads=1
+    )
+    assert changed.recipe(BRIEF) != recipe
+
+
+def test_import_path_is_refused_before_any_data_are_made(tiny_config, tmp_path):
+    config = tiny_config.model_copy(update={"backbone": "os:getcwd"})
+    with pytest.raises(ConfigError, match="would run code of its own"):
+        Evaluator(config, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_space_lies_over_the_chosen_sites(evaluator):
+    space = evaluator.space()
+    assert space.sites[0].path == "layer1.0" and len(space.sites) == 8
+
+
+def test_speeds_are_measured_on_a_typical_architecture(evaluator, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "measure_speed", lambda m, *a, **k: asked.append(m) or (100.0, 300.0)
+    )
+    speeds = evaluator.measure_speeds(evaluator.space(), time.perf_counter())
+    assert (speeds.baseline, speeds.trial, speeds.scoring) == (100.0, 100.0, 300.0)
+    assert speeds.latency_s > 0 and speeds.startup_s > 0
+    assert [len(inserted_blocks(model)) for model in asked] == [0, 2]

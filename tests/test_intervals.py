@@ -1,0 +1,127 @@
+"""How sure a number is: coverage and power by simulation, with fixed seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcsearch.evaluation import pack, unpack
+from gcsearch.intervals import (
+    Interval,
+    median_ratio,
+    paired_gain,
+    smallest_gain,
+    spread_of_seeds,
+)
+
+REPEATS = 400
+
+
+def draw(rng, n, gain, discordance, n_seeds=1, seed_sd=0.0):
+    """Two rows of answers whose top1 differ by ``gain``; each training shifts its own by luck."""
+    luck = rng.normal(0, seed_sd * np.sqrt(2), (n_seeds, 1))
+    right = (discordance + gain + luck) / 2
+    u = rng.random((n_seeds, n))
+    both = rng.random((n_seeds, n)) < 0.7
+    correct = (u < right) | ((u >= discordance) & both)
+    baseline = ((u >= right) & (u < discordance)) | ((u >= discordance) & both)
+    return correct, baseline
+
+
+@pytest.mark.parametrize(("n_seeds", "seed_sd"), [(1, 0.0), (5, 0.0), (5, 0.008)])
+def test_paired_gain_covers_the_true_gain(n_seeds, seed_sd):
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(REPEATS):
+        gain = paired_gain(*draw(rng, 1000, 0.02, 0.15, n_seeds, seed_sd))
+        covered += gain.low <= 0.02 <= gain.high
+    assert covered / REPEATS >= 0.93
+
+
+def test_paired_gain_of_no_difference_seldom_excludes_zero():
+    rng = np.random.default_rng(1)
+    claims = sum(paired_gain(*draw(rng, 1000, 0, 0.1)).excludes(0) for _ in range(REPEATS))
+    assert 0.02 <= claims / REPEATS <= 0.08
+
+
+def test_one_seed_in_a_row_or_in_a_table_is_the_same():
+    correct, baseline = draw(np.random.default_rng(0), 50, 0.1, 0.3)
+    assert paired_gain(correct[0], baseline[0]) == paired_gain(correct, baseline)
+
+
+def test_pairing_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"equal shapes, got \(2,\) and \(3,\)"):
+        paired_gain(np.ones(2, bool), np.ones(3, bool))
+
+
+@pytest.mark.parametrize(("n", "q", "sd", "seeds"), [(2000, 0.15, 0, 1), (1000, 0.1, 0.008, 2)])
+def test_smallest_gain_is_found_four_times_in_five(n, q, sd, seeds):
+    rng = np.random.default_rng(2)
+    gain = smallest_gain(n, discordance=q, seed_sd=sd, n_seeds=seeds)
+    error = gain / (1.959964 + 0.841621)
+    # What it is about: the mean over seeds on one set of pictures, whose noise the seeds share.
+    pictures = rng.choice([1, 0, -1], (REPEATS, n), p=[q / 2, 1 - q, q / 2]).mean(axis=1)
+    luck = rng.normal(0, sd, (REPEATS, 2, seeds)).mean(axis=2)
+    found = np.abs(gain + pictures + luck[:, 0] - luck[:, 1]) > 1.959964 * error
+    assert found.mean() == pytest.approx(0.8, abs=0.06)
+
+
+def test_smallest_gain_shrinks_with_pictures_and_seeds():
+    assert smallest_gain(4000) < smallest_gain(1000)
+    assert smallest_gain(1000, seed_sd=0.01, n_seeds=5) < smallest_gain(1000, seed_sd=0.01)
+
+
+@pytest.mark.parametrize("noise", ["normal", "heavy-tailed"])
+def test_median_ratio_covers_the_true_ratio(noise):
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        spread = rng.standard_t(2, 60) if noise == "heavy-tailed" else rng.normal(size=60)
+        interval = median_ratio(np.log(1.05) + 0.05 * spread, n_bootstrap=300)
+        covered += interval.low <= 1.05 <= interval.high
+    assert covered / 200 >= 0.91
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
+def test_median_ratio_lies_in_its_interval_and_repeats(logs):
+    interval = median_ratio(np.array(logs), n_bootstrap=200)
+    assert interval.low <= interval.high
+    assert np.exp(min(logs)) * 0.999 <= interval.low and interval.high <= np.exp(max(logs)) * 1.001
+    assert interval == median_ratio(np.array(logs), n_bootstrap=200)
+
+
+def test_median_ratio_needs_a_pair():
+    with pytest.raises(ValueError, match="at least one pair"):
+        median_ratio(np.array([]))
+
+
+def test_interval_excludes_what_lies_outside():
+    interval = Interval(1.0, 0.9, 1.2)
+    assert interval.half_width == pytest.approx(0.15)
+    assert [interval.excludes(v) for v in (0.89, 0.9, 1.2, 1.21)] == [True, False, False, True]
+
+
+def test_spread_of_seeds_finds_both_variances():
+    rng = np.random.default_rng(4)
+    groups = [rng.normal(rng.normal(0, 0.3), 0.1, 6) for _ in range(400)]
+    within, between = spread_of_seeds(groups)
+    assert within == pytest.approx(0.01, rel=0.15) and between == pytest.approx(0.09, rel=0.2)
+
+
+def test_spread_between_equals_is_zero_not_negative():
+    assert spread_of_seeds([np.array([0.0, 1.0]), np.array([1.0, 0.0])]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("groups", [[np.ones(3)], [np.ones(3), np.ones(1)]])
+def test_spread_of_seeds_refuses_too_few(groups):
+    with pytest.raises(ValueError, match="at least two architectures with two seeds"):
+        spread_of_seeds(groups)
+
+
+@given(st.lists(st.booleans(), max_size=300))
+def test_answers_packed_and_unpacked_are_the_same(answers):
+    row = np.array(answers, dtype=bool)
+    again = unpack(pack(row))
+    assert again.dtype == np.bool_ and again.tolist() == answers

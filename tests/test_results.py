@@ -1,0 +1,266 @@
+"""Front, choice and check, on findings made by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gcsearch.architecture import Architecture, Insertion
+from gcsearch.config import load_config
+from gcsearch.cost import LatencyRatio
+from gcsearch.errors import StudyError, UnknownNameError
+from gcsearch.evaluation import Evaluation, pack
+from gcsearch.intervals import Interval, smallest_gain
+from gcsearch.plan import TYPICAL_SEED_SD, Speeds, make_plan
+from gcsearch.results import (
+    CheckedGain,
+    Finding,
+    candidate_of,
+    checked_gain,
+    choose,
+    findings,
+    front,
+    measured_smallest_gain,
+    run_check,
+)
+from gcsearch.search import Listener
+from gcsearch.study import TrialRow
+
+N_PICTURES = 100
+BASELINE = Architecture("tiny")
+
+
+def altered(number: int) -> Architecture:
+    return Architecture("tiny", (Insertion(f"layer{number}"),))
+
+
+def answers(n_right: int, n_swapped: int = 0) -> np.ndarray:
+    """Return which pictures were answered rightly, ``n_swapped`` of them at the other end."""
+    correct = np.arange(N_PICTURES) < n_right - n_swapped
+    correct[N_PICTURES - n_swapped :] = True
+    return correct
+
+
+def evaluation_of(
+    architecture: Architecture, correct: np.ndarray, *, seed: int = 0, ratio: float = 1.0
+) -> Evaluation:
+    latency = LatencyRatio(ratio, ratio - 0.01, ratio + 0.01, True, 11.0, 10.0, 40, 1.0)
+    top1, seconds = float(correct.mean()), {"training": 1.0}
+    return Evaluation(architecture, seed, top1, 1.5, pack(correct), (), latency, 9, 9, seconds)
+
+
+def finding(number: int, top1: float, ratio: float, *, margin: float = 0.01) -> Finding:
+    """Return a trial's finding; its gain is over a baseline of top1 0.5, give or take a margin."""
+    architecture = altered(number) if number else BASELINE
+    evaluation = evaluation_of(architecture, answers(round(top1 * N_PICTURES)), ratio=ratio)
+    gain = top1 - 0.5
+    margin = margin if number else 0.0
+    return Finding(
+        number,
+        evaluation,
+        Interval(gain, gain - margin, gain + margin),
+        Interval(ratio, ratio - 0.01, ratio + 0.01),
+    )
+
+
+def numbers(found: list[Finding]) -> list[int]:
+    return [f.number for f in found]
+
+
+FOUND = [
+    finding(0, 0.50, 1.00),
+    finding(1, 0.52, 1.05),
+    finding(2, 0.51, 1.10),  # slower and worse than 1
+    finding(3, 0.58, 1.10),
+    finding(4, 0.60, 1.40),
+    finding(5, 0.48, 1.01),  # worse than the baseline, and slower
+]
+
+
+def study_of(*evaluations: Evaluation) -> SimpleNamespace:
+    """Return what the results read of a study."""
+    rows = [
+        TrialRow(n, "COMPLETE", evaluation.architecture, evaluation, None, False, None)
+        for n, evaluation in enumerate(evaluations)
+    ]
+    baseline = next((r for r in rows if r.architecture and r.architecture.is_baseline), None)
+    return SimpleNamespace(name="made-by-hand", rows=lambda: rows, baseline=lambda: baseline)
+
+
+def test_front_leaves_out_what_is_dominated():
+    assert numbers(front(FOUND)) == [0, 1, 3, 4]
+
+
+def test_front_keeps_equals():
+    twins = [finding(1, 0.5, 1.1), finding(2, 0.5, 1.1)]
+    assert numbers(front(twins)) == [1, 2]
+
+
+def test_front_leaves_out_a_tie_in_one_and_worse_in_the_other():
+    assert numbers(front([finding(1, 0.5, 1.1), finding(2, 0.5, 1.2)])) == [1]
+
+
+def test_front_of_the_baseline_alone():
+    assert numbers(front(FOUND[:1])) == [0]
+
+
+def test_findings_compare_by_picture():
+    better = evaluation_of(altered(1), answers(60), ratio=1.1)
+    found = findings(study_of(evaluation_of(BASELINE, answers(50), ratio=1.003), better))
+    assert found[0].gain == Interval(0, 0, 0) and found[0].latency == Interval(1, 1, 1)
+    assert found[1].gain.value == pytest.approx(0.1)
+    assert found[1].gain.low < 0.1 < found[1].gain.high
+    assert found[1].latency == Interval(1.1, 1.09, 1.11)
+
+
+def test_interval_grows_with_pictures_answered_differently():
+    same = evaluation_of(altered(1), answers(60))
+    swapped = evaluation_of(altered(2), answers(60, n_swapped=20))
+    found = findings(study_of(evaluation_of(BASELINE, answers(50)), same, swapped))
+    assert found[1].gain.value == found[2].gain.value
+    assert found[1].gain.half_width < found[2].gain.half_width
+
+
+def test_baseline_comes_first_even_if_its_trial_was_a_later_one():
+    found = findings(
+        study_of(evaluation_of(altered(1), answers(60)), evaluation_of(BASELINE, answers(50)))
+    )
+    assert numbers(found) == [1, 0]
+
+
+def test_findings_need_the_baseline():
+    with pytest.raises(StudyError, match="no complete baseline trial yet; go on with"):
+        findings(study_of(evaluation_of(altered(1), answers(60))))
+
+
+def test_duplicates_are_no_findings():
+    study = study_of(evaluation_of(BASELINE, answers(50)))
+    study.rows().append(TrialRow(1, "COMPLETE", BASELINE, None, None, False, 0))
+    assert numbers(findings(study)) == [0]
+
+
+def test_candidate_is_the_surest_gain_not_the_largest():
+    bold = finding(7, 0.70, 1.1, margin=0.25)
+    assert candidate_of([*FOUND, bold]).number == 4
+    assert candidate_of(FOUND[:1]).is_baseline
+
+
+def test_best_is_the_surest_gain():
+    assert choose(FOUND).number == 4
+
+
+def test_best_is_the_baseline_when_no_gain_is_beyond_noise():
+    assert choose([FOUND[0], finding(1, 0.55, 1.1, margin=0.06)]).is_baseline
+
+
+def test_best_follows_the_check():
+    assert choose(FOUND, checked=checked(0.03, 0.01, 0.05)).number == 4
+    assert choose(FOUND, checked=checked(0.03, -0.01, 0.07)).is_baseline
+
+
+def test_knee_is_farthest_above_the_chord():
+    assert choose(FOUND, "knee").number == 3
+    assert choose(FOUND[:1], "knee").is_baseline
+    assert choose(FOUND[:2], "knee").number in (0, 1)
+
+
+def test_fastest_is_not_worse_than_the_baseline():
+    quick_but_worse, quick = finding(6, 0.45, 0.90), finding(7, 0.50, 0.95)
+    assert choose([*FOUND, quick_but_worse], "fastest").number == 0
+    assert choose([*FOUND, quick_but_worse, quick], "fastest").number == 7
+
+
+def test_trial_is_chosen_by_number():
+    assert choose(FOUND, trial=5).number == 5
+
+
+def test_trial_that_is_not_complete_names_those_that_are():
+    with pytest.raises(StudyError, match="trial 9 is not complete; complete are 0, 1, 2"):
+        choose(FOUND, trial=9)
+
+
+def test_unknown_pick_names_the_near_one():
+    with pytest.raises(UnknownNameError, match="did you mean 'fastest'"):
+        choose(FOUND, "fasted")
+
+
+def test_smallest_gain_uses_the_discordance_that_was_seen():
+    trials = [evaluation_of(altered(n), answers(50, n_swapped=n)) for n in (1, 5, 10)]
+    found = findings(study_of(evaluation_of(BASELINE, answers(50)), *trials))
+    expected = smallest_gain(N_PICTURES, discordance=0.1, seed_sd=TYPICAL_SEED_SD)
+    assert measured_smallest_gain(found) == pytest.approx(expected)
+    assert measured_smallest_gain(found[:1]) is None
+
+
+def checked(value: float, low: float, high: float) -> CheckedGain:
+    return CheckedGain(altered(4), Interval(value, low, high), 2, 0.5, 0.5 + value)
+
+
+def test_check_pairs_by_seed():
+    evaluations = [
+        evaluation_of(BASELINE, answers(40), seed=1),
+        evaluation_of(BASELINE, answers(60), seed=2),
+        evaluation_of(altered(1), answers(70), seed=2),
+        evaluation_of(altered(1), answers(50), seed=1),
+        evaluation_of(altered(1), answers(99), seed=3),  # the baseline has no such seed
+        evaluation_of(altered(2), answers(99), seed=1),
+    ]
+    result = checked_gain(evaluations, altered(1))
+    assert (result.seeds, result.gain.value) == (2, pytest.approx(0.1))
+    assert (result.baseline_top1, result.top1) == (pytest.approx(0.5), pytest.approx(0.6))
+
+
+def test_spread_between_seeds_widens_the_checked_interval():
+    def gain(*n_right: int) -> Interval:
+        pairs = [evaluation_of(altered(1), answers(n), seed=s) for s, n in enumerate(n_right)]
+        base = [evaluation_of(BASELINE, answers(50), seed=s) for s in range(len(n_right))]
+        return checked_gain([*pairs, *base], altered(1)).gain
+
+    assert gain(60, 60).half_width < gain(50, 70).half_width
+
+
+def test_what_was_not_checked_has_no_checked_gain():
+    only_base = [evaluation_of(BASELINE, answers(50), seed=1)]
+    assert checked_gain(only_base, altered(1)) is None
+    assert checked_gain(only_base, BASELINE) is None
+    assert checked_gain([], altered(1)) is None
+
+
+def test_verdict_says_keep_your_backbone_when_noise_explains_the_gain():
+    assert "keep your backbone" in checked(0.03, -0.01, 0.07).verdict
+    assert checked(0.03, 0.01, 0.05).verdict.startswith("layer4 gc r1/16 att add: +3.0 points")
+
+
+class FakeEvaluator:
+    """Counts the trainings; its networks are their seeds."""
+
+    def __init__(self) -> None:
+        self.task = SimpleNamespace(test="the test split")
+        self.trained: list[tuple[str, int]] = []
+
+    def evaluate(self, architecture, fidelity, seed, *, split, with_latency):
+        assert split == "the test split" and not with_latency
+        self.trained.append((str(architecture), seed))
+        return evaluation_of(architecture, answers(50), seed=seed), seed
+
+
+def test_check_uses_fresh_seeds_and_goes_on_where_it_stopped():
+    kept = [evaluation_of(BASELINE, answers(50), seed=10_003)]
+    record = SimpleNamespace(config={"search": {"seed": 3}})
+    study = SimpleNamespace(record=record, checks=lambda: list(kept), add_check=kept.append)
+    settings = load_config({"plan": {"trials": 1, "check_seeds": 2}}).plan
+    plan = make_plan(settings, Speeds(9, 9, 9, 1, 1), n_val=9, n_test=9)
+    evaluator = FakeEvaluator()
+    run_check(study, evaluator, plan, altered(1), Listener())
+    name = str(altered(1))
+    assert evaluator.trained == [(name, 10_003), ("baseline", 10_004), (name, 10_004)]
+    assert run_check(study, evaluator, plan, altered(1), Listener()) == {}
+
+
+def test_finding_as_plain_data():
+    data = FOUND[4].to_dict()
+    assert data["trial"] == 4 and data["gain"] == pytest.approx([0.1, 0.09, 0.11])
+    assert data["architecture"] == altered(4).to_dict()
+    assert "NaN" not in str(data)

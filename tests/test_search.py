@@ -1,0 +1,246 @@
+"""The searcher between Ray Tune and the study; no Ray is started here (test_run.py does)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from gcsearch.architecture import Architecture, Insertion
+from gcsearch.cost import LatencyRatio
+from gcsearch.evaluation import Evaluation
+from gcsearch.search import Listener
+from gcsearch.search.searcher import FAILURES_IN_A_ROW, RETRIES, StudySearcher
+from gcsearch.study import Proposal
+
+FINISHED = StudySearcher.FINISHED
+
+
+class FakeStudy:
+    """Hands out the baseline, then one architecture after the other; remembers what it was told.
+
+    Args:
+        n_architectures: How many there are besides the baseline.
+    """
+
+    def __init__(self, n_architectures: int = 100) -> None:
+        self.n_architectures = n_architectures
+        self.asked: list[Architecture] = []
+        self.completed: dict[int, Evaluation] = {}
+        self.failed: dict[int, tuple[str, bool]] = {}
+
+    def ask(self, space):
+        number = len(self.asked)
+        if number > self.n_architectures:
+            return None
+        sites = (Insertion(f"layer{number}"),) if number else ()
+        self.asked.append(Architecture("tiny", sites))
+        return Proposal(number, self.asked[-1])
+
+    def complete(self, number, evaluation):
+        self.completed[number] = evaluation
+
+    def fail(self, number, reason, *, retry=False):
+        self.failed[number] = (reason, retry)
+
+    def n_done(self):
+        return sum(n > 0 for n in self.completed) + sum(not r for _, r in self.failed.values())
+
+    def baseline(self):
+        return self.completed.get(0)
+
+
+class Heard(Listener):
+    def __init__(self) -> None:
+        self.events: list[tuple] = []
+
+    def trial_started(self, number, architecture):
+        self.events.append(("started", number))
+
+    def trial_epoch(self, number, epoch, top1):
+        self.events.append(("epoch", number, epoch, top1))
+
+    def trial_finished(self, number, evaluation, reason):
+        self.events.append(("finished", number, reason))
+
+
+def searcher_of(study, *, target=3, deadline=None, trial_s=1.0, listener=None) -> StudySearcher:
+    return StudySearcher(
+        study,
+        SimpleNamespace(),
+        target=target,
+        deadline=deadline,
+        trial_s=trial_s,
+        listener=listener or Listener(),
+    )
+
+
+def answer(architecture: Architecture) -> dict:
+    """Return what a worker returns for an architecture."""
+    latency = LatencyRatio(1.1, 1.09, 1.11, True, 11.0, 10.0, 40, 1.0)
+    evaluation = Evaluation(architecture, 0, 0.5, 1.5, "4:8A==", (), latency, 10, 20, {"s": 1.0})
+    return {"evaluation": json.dumps(evaluation.to_dict()), "done": True}
+
+
+def run_one(searcher: StudySearcher, name: str, result: dict | None = None) -> bool:
+    """Let one trial be suggested and end, well unless told otherwise; false when finished."""
+    suggested = searcher.suggest(name)
+    if suggested == FINISHED:
+        return False
+    architecture = Architecture.from_dict(suggested["architecture"])
+    searcher.on_trial_complete(name, result or answer(architecture))
+    return True
+
+
+def run_until_finished(searcher: StudySearcher, result: dict | None = None) -> int:
+    n = 0
+    while run_one(searcher, f"ray-{n}", result):
+        n += 1
+    return n
+
+
+def test_finished_at_target():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=3)
+    assert run_until_finished(searcher) == 4  # the baseline comes on top
+    assert searcher.is_over and not searcher.live and not searcher.gave_up
+    assert sorted(study.completed) == [0, 1, 2, 3]
+
+
+def test_trials_under_way_count_towards_the_target():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=2)
+    suggestions = [searcher.suggest(f"ray-{n}") for n in range(4)]
+    assert [s == FINISHED for s in suggestions] == [False, False, False, True]
+
+
+def test_study_that_goes_on_needs_only_the_rest():
+    study = FakeStudy()
+    run_until_finished(searcher_of(study, target=2))
+    assert run_until_finished(searcher_of(study, target=3)) == 1
+
+
+def test_nothing_is_left_to_try():
+    searcher = searcher_of(FakeStudy(n_architectures=2), target=50)
+    assert run_until_finished(searcher) == 3
+    assert searcher.is_over and "every architecture" in searcher.gave_up
+
+
+def test_no_trial_begins_that_would_end_after_the_deadline():
+    searcher = searcher_of(FakeStudy(), target=50, deadline=time.monotonic() + 50, trial_s=60)
+    assert run_until_finished(searcher) == 2
+    assert searcher.is_over and "time budget" in searcher.gave_up
+
+
+def test_baseline_and_one_architecture_are_compared_however_late():
+    study = FakeStudy()
+    run_until_finished(searcher_of(study, target=50, deadline=time.monotonic() - 1))
+    assert sorted(study.completed) == [0, 1]
+
+
+def test_evaluation_completes_its_trial():
+    study, heard = FakeStudy(), Heard()
+    run_one(searcher_of(study, listener=heard), "ray-0")
+    assert study.completed[0].architecture == Architecture("tiny")
+    assert heard.events == [("started", 0), ("finished", 0, "")]
+
+
+def test_epochs_are_passed_on():
+    heard = Heard()
+    searcher = searcher_of(FakeStudy(), listener=heard)
+    searcher.suggest("ray-0")
+    searcher.on_trial_result("ray-0", {"epoch": 1, "top1": 0.25})
+    searcher.on_trial_result("ray-9", {"epoch": 1, "top1": 0.25})  # not one of ours
+    assert heard.events == [("started", 0), ("epoch", 0, 1, 0.25)]
+
+
+def test_foreseen_failure_is_told_with_its_reason():
+    study, heard = FakeStudy(), Heard()
+    searcher = searcher_of(study, listener=heard)
+    run_one(searcher, "ray-0")
+    run_one(searcher, "ray-1", {"failure": "loss became nan", "retry": False, "done": True})
+    assert study.failed == {1: ("loss became nan", False)}
+    assert heard.events[-1] == ("finished", 1, "loss became nan")
+
+
+def test_error_of_a_worker_is_told():
+    study = FakeStudy()
+    searcher = searcher_of(study)
+    run_one(searcher, "ray-0")
+    searcher.suggest("ray-1")
+    searcher.on_trial_complete("ray-1", None, error=True)
+    assert study.failed[1][0].startswith("its worker ended with an error")
+    assert study.failed[1][1] is False
+
+
+def test_trial_stopped_before_its_last_epoch_may_be_tried_again():
+    study = FakeStudy()
+    searcher = searcher_of(study)
+    run_one(searcher, "ray-0")
+    run_one(searcher, "ray-1", {"epoch": 1, "top1": 0.5})
+    assert study.failed[1][1] is True
+
+
+def test_late_results_are_ignored():
+    study = FakeStudy()
+    searcher = searcher_of(study)
+    architecture = Architecture.from_dict(searcher.suggest("ray-0")["architecture"])
+    searcher.on_trial_complete("ray-0", answer(architecture))
+    searcher.on_trial_complete("ray-0", {"failure": "too late", "retry": False})
+    searcher.on_trial_complete("ray-7", answer(architecture))
+    searcher.on_trial_result("ray-0", {"epoch": 2, "top1": 0.5})
+    assert list(study.completed) == [0] and not study.failed
+
+
+def test_failures_in_a_row_end_the_search():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=50)
+    run_one(searcher, "baseline")
+    failure = {"failure": "loss became nan", "retry": False}
+    assert run_until_finished(searcher, failure) == FAILURES_IN_A_ROW
+    assert searcher.gave_up == "4 trials in a row failed; the last one: loss became nan"
+
+
+def test_failures_now_and_then_do_not_end_the_search():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=20)
+    for n in range(21):
+        is_bad = n and n % FAILURES_IN_A_ROW
+        assert run_one(searcher, f"ray-{n}", {"failure": "x", "retry": False} if is_bad else None)
+    assert searcher.suggest("ray-21") == FINISHED and not searcher.gave_up
+
+
+def test_passing_cause_that_does_not_pass_counts_in_the_end():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=50)
+    run_one(searcher, "baseline")
+    run_until_finished(searcher, {"failure": "noisy", "retry": True})
+    assert [study.failed[n][1] for n in range(1, 5)] == [True] * RETRIES + [False] * 2
+
+
+def test_baseline_that_fails_for_good_ends_the_search_at_once():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=50)
+    assert run_until_finished(searcher, {"failure": "diverged", "retry": False}) == 1
+    assert searcher.gave_up == "the baseline's own trial failed: diverged"
+    assert study.failed[0] == ("diverged", True)  # so that the same command tries it again
+
+
+def test_searcher_is_pickled_without_its_study():
+    searcher = searcher_of(FakeStudy())
+    assert searcher.set_search_properties(None, None, {})
+    assert "_study" not in vars(pickle.loads(pickle.dumps(searcher)))
+
+
+@pytest.mark.parametrize("failures", [1, RETRIES])
+def test_success_forgives_earlier_failures(failures):
+    study = FakeStudy()
+    searcher = searcher_of(study, target=50)
+    run_one(searcher, "baseline")
+    for n in range(3 * failures):
+        is_bad = n % 3 < failures
+        run_one(searcher, f"ray-{n}", {"failure": "noisy", "retry": True} if is_bad else None)
+    assert all(retry for _, retry in study.failed.values())
