@@ -33,8 +33,8 @@ __all__ = [
 
 STARTS = ("zero_init_residual", "init_weights")
 """Options that help training from scratch, where a network has them: residual branches that start
-at zero (Goyal et al. 2017, arXiv 1706.02677, section 5.1), and the initialisation that GoogLeNet and
-Inception warn about unless it is given."""
+at zero (Goyal et al. 2017, arXiv 1706.02677, section 5.1), and the initialisation that GoogLeNet
+and Inception warn about unless it is given."""
 IMPORT_CURE = "To run code of your own pass --trust (in Python: trust=True)"
 
 
