@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 __all__ = ["Interval", "median_ratio", "paired_gain", "smallest_gain", "spread_of_seeds"]
 
@@ -51,8 +52,9 @@ def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Inte
     """Return the gain in top1 over the baseline on the same pictures, with its interval.
 
     The interval is that of a mean of paired differences in {-1, 0, 1} (the normal form of
-    McNemar's test). It covers the choice of pictures; the luck of a training seed comes on top,
-    which :func:`smallest_gain` accounts for and a confirmation on fresh seeds measures.
+    McNemar's test). It covers the choice of pictures. With several seeds their spread is
+    added by Student's t, which is wide for as few as two, as it should be. With one seed its luck
+    comes on top: :func:`smallest_gain` accounts for it, a check on fresh seeds measures it.
 
     Args:
         correct: Whether each picture was answered rightly, shape (N,), or (seeds, N).
@@ -71,11 +73,11 @@ def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Inte
     difference = correct.astype(float) - baseline.astype(float)
     by_picture = np.atleast_2d(difference).mean(axis=0)
     gain = float(by_picture.mean())
-    error = float(by_picture.std(ddof=1)) / math.sqrt(by_picture.size)
-    if difference.ndim == 2 and len(difference) > 1:
+    margin = _z(CONFIDENCE) * float(by_picture.std(ddof=1)) / math.sqrt(by_picture.size)
+    if difference.ndim == 2 and (n_seeds := len(difference)) > 1:
         by_seed = difference.mean(axis=1)
-        error = math.hypot(error, float(by_seed.std(ddof=1)) / math.sqrt(len(by_seed)))
-    margin = _z(CONFIDENCE) * error
+        quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_seeds - 1))
+        margin = math.hypot(margin, quantile * float(by_seed.std(ddof=1)) / math.sqrt(n_seeds))
     return Interval(gain, gain - margin, gain + margin)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,14 @@ def tiny_config() -> SearchConfig:
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the proxy data of all tests are kept, so that they are drawn once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def unshared_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Time and train in this process without waiting for, or pausing, a search beside the tests.
+
+    Not for tests that start workers: their locks would be other files.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("machine")))
+        yield

@@ -21,6 +21,7 @@ from gcsearch.cost import (
 from gcsearch.errors import LatencyError
 from gcsearch.surgery import Site
 
+pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
 LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3)
 

@@ -18,6 +18,7 @@ from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.proxy.training import Epoch, Fidelity, normalise, score
 from gcsearch.surgery import inserted_blocks
 
+pytestmark = pytest.mark.usefixtures("unshared_machine")
 BRIEF = Fidelity(64, 2)
 ALTERED = Architecture(
     "resnet18",
@@ -27,7 +28,7 @@ NOISY = LatencyRatio(1.2, 0.8, 1.9, False, 3.0, 2.5, 30, 0.3)
 
 
 @pytest.fixture(scope="module")
-def evaluator(tiny_config, cache_dir):
+def evaluator(unshared_machine, tiny_config, cache_dir):
     evaluator = Evaluator(tiny_config, cache_dir=cache_dir, threads=1)
     list(evaluator.train_baseline(Fidelity(64, 1)))
     return evaluator

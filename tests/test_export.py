@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -61,6 +61,7 @@ def model():
     ),
     st.lists(st.sampled_from(["layer1.0", "layer2.1", "layer4.0"]), unique=True),
 )
+@example(provenance={"\x85": "\u2028 naïve"}, sites=[])
 def test_config_is_read_as_it_was_written(tmp_path_factory, provenance, sites):
     architecture = Architecture("resnet18", tuple(Insertion(s, ratio=1 / 3) for s in sites))
     config = ExportedConfig(

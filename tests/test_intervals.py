@@ -30,7 +30,7 @@ def draw(rng, n, gain, discordance, n_seeds=1, seed_sd=0.0):
     return correct, baseline
 
 
-@pytest.mark.parametrize(("n_seeds", "seed_sd"), [(1, 0.0), (5, 0.0), (5, 0.008)])
+@pytest.mark.parametrize(("n_seeds", "seed_sd"), [(1, 0.0), (2, 0.008), (5, 0.0), (5, 0.008)])
 def test_paired_gain_covers_the_true_gain(n_seeds, seed_sd):
     rng = np.random.default_rng(0)
     covered = 0

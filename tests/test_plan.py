@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gcsearch.config import PlanSettings
@@ -47,6 +47,7 @@ def cheapest_s(speeds, splits, trials, check_seeds=0):
 
 
 @given(SPEEDS, BUDGETS, SPLITS, st.integers(1, 4))
+@example(Speeds(177, 37, 100, 1, 15), 103, {"n_val": 65, "n_test": 20}, 1)
 def test_plan_fits_its_budget_when_any_plan_does(speeds, budget_s, splits, workers):
     plan = make_plan(PlanSettings(budget_s=budget_s), speeds, **splits, workers=workers)
     if cheapest_s(speeds, splits, trials=1) <= budget_s:

@@ -172,8 +172,12 @@ def test_error_of_a_worker_is_told():
     run_one(searcher, "ray-0")
     searcher.suggest("ray-1")
     searcher.on_trial_complete("ray-1", None, error=True)
-    assert study.failed[1][0].startswith("its worker ended with an error")
-    assert study.failed[1][1] is False
+    searcher.suggest("ray-2")
+    searcher.on_trial_result("ray-2", {"crash": "ValueError: no such thing"})
+    searcher.on_trial_complete("ray-2", {"crash": "ValueError: no such thing"}, error=True)
+    see = "; see the output of `gcsearch run`"
+    assert study.failed[1] == (f"its worker ended with an error{see}", False)
+    assert study.failed[2] == (f"ValueError: no such thing{see}", False)
 
 
 def test_trial_stopped_before_its_last_epoch_may_be_tried_again():

@@ -14,6 +14,7 @@ __all__ = [
     "StudyOption",
     "open_study",
     "print_json",
+    "storage_words",
 ]
 
 DEFAULT_STORAGE = "sqlite:///storage/gcsearch.db"
@@ -45,6 +46,11 @@ def open_study(storage: str, name: str | None) -> Any:
     if name is None:
         raise StudyError(f"{storage} holds no study yet; `gcsearch run` makes one")
     return SearchStudy(opened, name)
+
+
+def storage_words(storage: str) -> list[str]:
+    """Return what a printed command needs to find the same database."""
+    return [] if storage == DEFAULT_STORAGE else ["--storage", storage]
 
 
 def print_json(data: Any) -> None:

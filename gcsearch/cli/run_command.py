@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from gcsearch.cli.options import DEFAULT_STORAGE, JsonOption, StorageOption, TrustOption
+from gcsearch.cli.options import (
+    DEFAULT_STORAGE,
+    JsonOption,
+    StorageOption,
+    TrustOption,
+    storage_words,
+)
 
 __all__ = ["run"]
 
@@ -157,7 +163,5 @@ def _quoted(text: str | None) -> str | None:
 
 
 def _resume_command(name: str, storage: str, trust: bool) -> str:
-    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
-    return shlex.join(
-        ["gcsearch", "run", "--study", name, *where, *(["--trust"] if trust else [])]
-    )
+    words = ["gcsearch", "run", "--study", name, *storage_words(storage)]
+    return shlex.join([*words, *(["--trust"] if trust else [])])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from gcsearch.cli.options import storage_words
 
 if TYPE_CHECKING:
     from gcsearch.plan import Plan
@@ -123,9 +126,12 @@ def result_lines(result: SearchResult, study: SearchStudy) -> list[str]:
         )
     if result.config_path is not None:
         lines.append(f"best     {result.config_path}")
+    where = storage_words(result.storage)
+    here = ["--study", result.study, *where]
+    more = ["--trials", str(study.plan.n_trials + 10)]
     lines += [
-        f"next     gcsearch front --study {result.study}",
-        f"         gcsearch run --study {result.study} --trials {study.plan.n_trials + 10}",
-        "         gcsearch dashboard",
+        f"next     {shlex.join(['gcsearch', 'front', *here])}",
+        f"         {shlex.join(['gcsearch', 'run', *here, *more])}",
+        f"         {shlex.join(['gcsearch', 'dashboard', *where])}",
     ]
     return lines

@@ -80,7 +80,7 @@ def write_config(config: ExportedConfig, path: Path) -> None:
     Raises:
         ExportError: The place cannot be written.
     """
-    body = yaml.dump(config.to_dict(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+    body = yaml.dump(config.to_dict(), Dumper=_PlainDumper, sort_keys=False)
     write_atomically(path, (HEADER.format(name=path.name) + body).encode())
 
 

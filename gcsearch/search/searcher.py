@@ -57,6 +57,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._study, self._space, self._listener = study, space, listener
         self._target, self._deadline, self._trial_s = target, deadline, trial_s
         self._started: dict[str, float] = {}
+        self._crashes: dict[str, str] = {}
         self._architectures: dict[int, Architecture] = {}
         self._failures = 0
         self.live: dict[str, int] = {}
@@ -86,7 +87,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         return {"architecture": proposal.architecture.to_dict()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass an epoch on to the listener."""
+        """Pass an epoch on to the listener, and keep the announcement of an error."""
+        if "crash" in result:
+            self._crashes[trial_id] = str(result["crash"])
         if trial_id in self.live and "epoch" in result:
             self._listener.trial_epoch(self.live[trial_id], result["epoch"], result["top1"])
 
@@ -108,7 +111,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if "failure" in result:
             reason, retry = str(result["failure"]), bool(result["retry"])
         elif error:
-            reason, retry = "its worker ended with an error; see the log of `gcsearch run`", False
+            crash = self._crashes.pop(trial_id, "its worker ended with an error")
+            reason, retry = f"{crash}; see the output of `gcsearch run`", False
         else:
             reason, retry = "it was stopped before its last epoch", True
         self._fail(number, reason, retry)

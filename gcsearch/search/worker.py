@@ -65,6 +65,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         """Begin another trial in the same process."""
         architecture = Architecture.from_dict(new_config["architecture"])
         context = self._context
+        self._crash: Exception | None = None
         self._steps: Iterator[Epoch | tuple[Evaluation, nn.Module]] = self._evaluator.steps(
             architecture, context.fidelity, context.config.search.seed
         )
@@ -73,8 +74,12 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Go on by one epoch; a failure that was foreseen is a result, any other is raised.
 
-        The evaluation travels as text, since Tune flattens nested results on the way.
+        The evaluation travels as text, since Tune flattens nested results on the way. Of an error
+        Tune tells the searcher no more than that there was one, so it is announced by a result and
+        raised in the next step.
         """
+        if self._crash is not None:
+            raise self._crash
         try:
             step = next(self._steps)
             if isinstance(step, Epoch) and step.number == self._context.fidelity.epochs:
@@ -83,6 +88,9 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             return {"failure": str(error), "retry": False, "done": True}
         except LatencyError as error:
             return {"failure": str(error), "retry": True, "done": True}
+        except Exception as error:
+            self._crash = error
+            return {"crash": " ".join(f"{type(error).__name__}: {error}".split())}
         if isinstance(step, Epoch):
             return {"epoch": step.number, "top1": step.top1}
         return {"evaluation": json.dumps(step[0].to_dict()), "done": True}

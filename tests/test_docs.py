@@ -1,0 +1,107 @@
+"""What the documents say can be typed: commands, options, configurations, snippets."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import gcsearch
+from gcsearch.cli.app import app
+from gcsearch.cli.run_command import parse_duration
+from gcsearch.config import load_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+GROUP = typer.main.get_command(app)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def shell_lines() -> list[str]:
+    """Return what is typed in the README, without prompts and output."""
+    joined = "\n".join(blocks("console")).replace("\\\n", " ").splitlines()
+    typed = [line.removeprefix("$ ") for line in joined if line.startswith("$ ")]
+    return typed + "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+
+
+def command_lines() -> list[str]:
+    """Return each call of gcsearch in the README and the configurations, without comments."""
+    parts = [part for line in shell_lines() for part in re.split(r"&&|\|", line)]
+    for text in (re.sub(r"```.*?```", "", README, flags=re.S), *map(Path.read_text, CONFIGS)):
+        parts += re.findall(r"`(gcsearch [^`]*)`", text)
+    for config in CONFIGS:
+        parts += re.findall(r"^#.*: +(gcsearch .*)$", config.read_text(), re.M)
+    found = [shlex.join(shlex.split(part, comments=True)) for part in parts]
+    return sorted({line for line in found if line.startswith("gcsearch ")})
+
+
+def parse(line: str) -> typer.Context:
+    """Parse a command line as its command would, without running it."""
+    _, name, *arguments = shlex.split(line)
+    assert name in GROUP.commands, f"no such command: {line}"
+    return GROUP.commands[name].make_context(name, arguments)
+
+
+def test_documents_call_gcsearch():
+    assert len(command_lines()) > 10 and len(CONFIGS) > 1
+
+
+@pytest.mark.parametrize("name", sorted(GROUP.commands))
+def test_every_command_says_what_it_does(name):
+    command = GROUP.commands[name]
+    assert f"Example: gcsearch {name}" in command.help
+    without = [p.name for p in command.params if p.name != "help" and not getattr(p, "help", None)]
+    assert not without, f"options without help: {without}"
+
+
+@pytest.mark.parametrize("name", sorted(GROUP.commands))
+def test_every_command_is_in_the_readme(name):
+    assert f"gcsearch {name}" in README
+
+
+@pytest.mark.parametrize("name", sorted(GROUP.commands))
+def test_example_of_every_command_parses(name):
+    example = re.search(r"Example: (gcsearch .*)", GROUP.commands[name].help)
+    assert parse(example[1]).info_name == name
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_documented_command_parses(line):
+    if line not in ("gcsearch --help", "gcsearch --version"):
+        parse(line)
+
+
+@pytest.mark.parametrize("line", [x for x in command_lines() if x.startswith("gcsearch run ")])
+def test_documented_run_has_a_valid_configuration(line):
+    given = parse(line).params
+    config = ROOT / given["config"] if given["config"] else None
+    load_config(config, given["settings"] or [])
+    assert given["budget"] is None or parse_duration(given["budget"]) > 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configuration_loads_and_says_how_to_run_it(path):
+    load_config(path)
+    assert f"gcsearch run --config configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_snippet_compiles_and_uses_names_that_exist(code):
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "gcsearch":
+            assert hasattr(gcsearch, node.attr), f"gcsearch.{node.attr}"
+
+
+def test_links_to_files_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert [target for target in targets if not (ROOT / target).exists()] == []
