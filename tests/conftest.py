@@ -22,8 +22,9 @@ TINY = {
         "image_size": 32,
         "options": {"n_train": 200, "n_val": 40, "n_test": 40},
     },
-    # So loose that noise cannot make it inconclusive, and so small that it is soon done.
-    "latency": {"image_size": 32, "time_limit_s": 0.3, "precision": 0.2},
+    # So loose that noise cannot make it inconclusive: a quiet machine is done in a fraction of a
+    # second, only one that is starved of processor time comes near the limit.
+    "latency": {"image_size": 32, "time_limit_s": 3, "precision": 0.4},
     "training": {"precision": "fp32", "device": "cpu"},
     "plan": {
         "trials": 2,

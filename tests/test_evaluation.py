@@ -24,6 +24,7 @@ ALTERED = Architecture(
     "resnet18",
     (Insertion("layer3.1", ratio=1 / 8), Insertion("layer2.0", fusions=("channel_mul",))),
 )
+CERTAIN = LatencyRatio(1.1, 1.09, 1.11, True, 3.0, 2.7, 30, 0.3)
 NOISY = LatencyRatio(1.2, 0.8, 1.9, False, 3.0, 2.5, 30, 0.3)
 
 
@@ -87,10 +88,11 @@ def test_there_are_no_weights_before_the_baseline(another):
         another.weights()
 
 
-def test_evaluation_survives_plain_data(evaluator):
+def test_evaluation_survives_plain_data(evaluator, monkeypatch):
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: CERTAIN)
     evaluation, model = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0)
     assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
-    assert evaluation.latency.conclusive and evaluation.latency.low <= evaluation.latency.high
+    assert evaluation.latency == CERTAIN
     assert evaluation.params == sum(p.numel() for p in model.parameters())
     assert evaluation.macs == count(model, (3, 32, 32)).macs
 
@@ -105,11 +107,15 @@ def test_what_is_scored_is_the_split_asked_for(evaluator):
 
 def test_latency_comes_before_training(evaluator, monkeypatch):
     order, real = [], module.train
-    measured = LatencyRatio(1.1, 1.09, 1.11, True, 3.0, 2.7, 30, 0.3)
-    monkeypatch.setattr(evaluator, "measure_latency", lambda a: order.append("time") or measured)
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: order.append("time") or CERTAIN)
     monkeypatch.setattr(module, "train", lambda *a, **k: order.append("train") or real(*a, **k))
     evaluation, _ = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0)
-    assert order == ["time", "train"] and evaluation.latency == measured
+    assert order == ["time", "train"] and evaluation.latency == CERTAIN
+
+
+def test_latency_is_a_ratio_within_its_interval(evaluator):
+    ratio = evaluator.measure_latency(ALTERED)
+    assert 0 < ratio.low <= ratio.ratio <= ratio.high and ratio.pairs >= 1
 
 
 def test_inconclusive_latency_costs_no_training(evaluator, monkeypatch):

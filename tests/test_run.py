@@ -1,4 +1,4 @@
-"""Whole searches on Ray: one that ends well, one that is killed and goes on, one of broken nets."""
+"""Whole searches on Ray: one ends well, one is killed and goes on, one meets broken networks."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_any_finding_can_be_exported_with_trained_weights(finished, tmp_path):
     study = finished.study
     finding = finished.result.findings[1]
     evaluator = evaluator_of(study, finished.storage)
-    evaluation, model = evaluator.evaluate(
+    _, model = evaluator.evaluate(
         finding.evaluation.architecture, study.plan.trial, 0, with_latency=False
     )
     export_finding(study, finding, tmp_path / "a.yaml", rule="by hand", model=model)
@@ -403,7 +403,7 @@ def broken(tiny_config, tmp_path_factory) -> tuple[tuple[int, str, str], list[Tr
 
 @pytest.mark.slow
 def test_broken_networks_fail_with_their_reason_and_the_search_goes_on(broken):
-    (code, out, err), rows = broken
+    (code, _, err), rows = broken
     reasons = {str(r.architecture).split()[0]: r.reason for r in rows if r.duplicate_of is None}
     assert code == 0, err
     assert reasons.pop("diverging").startswith("training loss became nan")
