@@ -18,9 +18,10 @@ __all__ = ["Interval", "median_ratio", "paired_gain", "smallest_gain", "spread_o
 CONFIDENCE = 0.95
 POWER = 0.80
 TYPICAL_DISCORDANCE = 0.15
-"""Share of pictures two fine-tunings of one backbone answer differently, before it is measured.
+"""Share of pictures two fine-tunings of one backbone are assumed to answer differently.
 
-From `benchmarks/reliability.py`; only the plan printed before a search uses it.
+On the careful side of the 0.07 that `benchmarks/reliability.py` printed for ResNet-18. Only the
+plan uses it, before a search; its results use what was seen.
 """
 N_BOOTSTRAP = 1000
 
