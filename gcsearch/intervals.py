@@ -88,27 +88,33 @@ def smallest_gain(
     discordance: float = TYPICAL_DISCORDANCE,
     seed_sd: float = 0.0,
     n_seeds: int = 1,
+    estimates_seeds: bool = False,
 ) -> float:
     """Return the smallest true gain that would be told from noise four times in five.
 
     With a share ``q`` of pictures answered differently, a paired difference has the variance
     ``q / n_images``; each of the two trainings adds ``seed_sd**2``; averaging over seeds divides
     the latter. The gain must exceed ``(z_.975 + z_.80)`` standard errors (Lachin 1981, eq. 1;
-    for paired proportions Miettinen 1968).
+    for paired proportions Miettinen 1968). An interval that estimates the spread of few seeds, as
+    :func:`paired_gain` does, is wider than that: Student's quantile takes the place of the normal.
 
     Args:
         n_images: Pictures both are scored on.
         discordance: Share of pictures that the two answer differently, in [0, 1].
         seed_sd: Standard deviation of top1 from seed to seed of one architecture.
         n_seeds: Seeds averaged for each of the two.
+        estimates_seeds: Whether the spread between these seeds will itself be estimated from them.
 
     Example:
         >>> round(smallest_gain(2000, discordance=0.1, seed_sd=0.005), 4)
         0.028
     """
-    variance = discordance / n_images + 2 * seed_sd**2 / n_seeds
-    z_power = NormalDist().inv_cdf(POWER)
-    return (_z(CONFIDENCE) + z_power) * math.sqrt(variance)
+    of_images, of_seeds = math.sqrt(discordance / n_images), seed_sd * math.sqrt(2 / n_seeds)
+    quantile = _z(CONFIDENCE)
+    if estimates_seeds and n_seeds > 1:
+        quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_seeds - 1))
+    margin = math.hypot(_z(CONFIDENCE) * of_images, quantile * of_seeds)
+    return margin + NormalDist().inv_cdf(POWER) * math.hypot(of_images, of_seeds)
 
 
 def median_ratio(

@@ -174,7 +174,9 @@ def make_plan(
         wanted_trials=wanted,
         smallest_gain=smallest_gain(n_val, seed_sd=TYPICAL_SEED_SD),
         smallest_checked_gain=(
-            smallest_gain(n_test, seed_sd=TYPICAL_SEED_SD, n_seeds=seeds) if seeds else None
+            smallest_gain(n_test, seed_sd=TYPICAL_SEED_SD, n_seeds=seeds, estimates_seeds=True)
+            if seeds
+            else None
         ),
     )
 
