@@ -12,6 +12,7 @@ import uuid
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import islice
+from pathlib import Path
 
 import optuna
 import pytest
@@ -451,6 +452,7 @@ def test_read_only_database_is_found_at_once(sqlite_url, tmp_path):
     uri = f"sqlite:///file:{tmp_path}/studies.db?mode=ro&uri=true"
     with pytest.raises(StudyError, match="readonly"):
         open_storage(uri)
+    assert not Path("file:").exists()  # what a path taken for a plain one would leave behind
 
 
 def test_locked_database_is_waited_for_and_nothing_is_lost(sqlite_url, tmp_path):

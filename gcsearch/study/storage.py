@@ -106,9 +106,13 @@ def run_directory(url: str) -> Path:
         'runs'
     """
     parsed = _parse(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        return Path(parsed.database).parent
-    return Path("storage")
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database
+    return _sqlite_file(parsed).parent if is_file else Path("storage")
+
+
+def _sqlite_file(parsed: URL) -> Path:
+    """Return the path of the database, which SQLite also takes in the form ``file:PATH``."""
+    return Path(str(parsed.database).removeprefix("file:"))
 
 
 def _parse(url: str) -> URL:
@@ -129,7 +133,7 @@ def _parse(url: str) -> URL:
 
 
 def _prepare_sqlite(parsed: URL, url: str, create: bool) -> None:
-    path = Path(str(parsed.database))
+    path = _sqlite_file(parsed)
     if not create and not path.exists():
         raise StudyError(
             f"there is no database at {str(path)!r}; `gcsearch run` makes one, or name yours "
