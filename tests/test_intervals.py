@@ -125,3 +125,16 @@ def test_answers_packed_and_unpacked_are_the_same(answers):
     row = np.array(answers, dtype=bool)
     again = unpack(pack(row))
     assert again.dtype == np.bool_ and again.tolist() == answers
+
+
+def test_two_seeds_that_differ_leave_a_wide_interval():
+    correct, baseline = np.zeros((2, 1000), bool), np.zeros((2, 1000), bool)
+    correct[0, :20], correct[1, :40] = True, True  # gains of 2 and 4 points: t is 12.7, z is 2
+    gain = paired_gain(correct, baseline)
+    assert gain.value == pytest.approx(0.03)
+    assert gain.half_width > 0.12
+
+
+def test_a_spread_that_is_estimated_hides_more_than_one_that_is_known():
+    known = smallest_gain(2000, seed_sd=0.01, n_seeds=2)
+    assert smallest_gain(2000, seed_sd=0.01, n_seeds=2, estimates_seeds=True) > 2 * known
