@@ -95,12 +95,12 @@ class SearchConfig(Settings):
 
 
 def load_config(
-    source: Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()
+    source: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()
 ) -> SearchConfig:
     """Read a configuration and check it whole.
 
     Args:
-        source: A YAML file or plain data; ``None`` is all defaults.
+        source: Path of a YAML file, or plain data; ``None`` is all defaults.
         overrides: ``"section.key=value"`` each, the value in YAML.
 
     Raises:
@@ -113,8 +113,11 @@ def load_config(
         Traceback (most recent call last):
         gcsearch.errors.ConfigError: config: unknown key 'bacbone'; did you mean 'backbone'?
     """
-    name = str(source) if isinstance(source, Path) else "config"
-    data = _read_mapping(source) if isinstance(source, Path) else _deep_copy(source or {})
+    if isinstance(source, (str, Path)):
+        name, data = str(source), _read_mapping(Path(source))
+    else:
+        name, data = "config", _deep_copy(source or {})
+    data = _without_empty_sections(data)
     faults = [fault for text in overrides if (fault := _override(data, text))]
     try:
         config = SearchConfig.model_validate(data)
@@ -232,6 +235,12 @@ def _keys_beside(location: tuple[Any, ...]) -> list[str]:
             return []
         model = annotation
     return sorted(model.model_fields)
+
+
+def _without_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out sections whose keys are all commented out, which YAML reads as null."""
+    sections = {k for k, v in SearchConfig.model_fields.items() if isinstance(v.default, Settings)}
+    return {k: v for k, v in data.items() if v is not None or k not in sections}
 
 
 def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:

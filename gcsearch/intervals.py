@@ -62,7 +62,7 @@ def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Inte
         baseline: The same for the baseline, of the same shape.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or there are fewer than two pictures.
 
     Example:
         >>> gain = paired_gain(np.array([1, 1, 1, 0], bool), np.array([1, 0, 1, 0], bool))
@@ -71,6 +71,8 @@ def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Inte
     """
     if correct.shape != baseline.shape:
         raise ValueError(f"pairing needs equal shapes, got {correct.shape} and {baseline.shape}")
+    if correct.shape[-1] < 2:
+        raise ValueError(f"an interval needs at least two pictures, got {correct.shape[-1]}")
     difference = correct.astype(float) - baseline.astype(float)
     by_picture = np.atleast_2d(difference).mean(axis=0)
     gain = float(by_picture.mean())

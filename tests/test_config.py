@@ -111,6 +111,12 @@ def test_set_changes_one_key(text, path, value):
     assert found == value
 
 
+def test_section_whose_keys_are_all_commented_out_is_all_defaults(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("backbone: resnet18\nplan:\n  # trials: 4\nspace:\n")
+    assert load_config(str(path)) == SearchConfig(backbone="resnet18")
+
+
 def test_later_set_wins_and_the_source_is_left_as_it_was():
     source = {"plan": {"trials": 1}}
     assert load_config(source, ["plan.trials=2", "plan.trials=3"]).plan.trials == 3

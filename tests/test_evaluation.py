@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gcsearch import evaluation as module
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.backbones import build_backbone
 from gcsearch.cost import LatencyRatio, count
 from gcsearch.errors import ConfigError, LatencyError, TrainingError
 from gcsearch.evaluation import Evaluation, Evaluator
+from gcsearch.evaluation import evaluator as module
 from gcsearch.proxy.training import Epoch, Fidelity, normalise, score
 from gcsearch.surgery import inserted_blocks
 

@@ -40,6 +40,11 @@ def test_paired_gain_covers_the_true_gain(n_seeds, seed_sd):
     assert covered / REPEATS >= 0.93
 
 
+def test_interval_of_a_single_picture_is_refused():
+    with pytest.raises(ValueError, match="at least two pictures, got 1"):
+        paired_gain(np.array([True]), np.array([False]))
+
+
 def test_paired_gain_of_no_difference_seldom_excludes_zero():
     rng = np.random.default_rng(1)
     claims = sum(paired_gain(*draw(rng, 1000, 0, 0.1)).excludes(0) for _ in range(REPEATS))

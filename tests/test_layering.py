@@ -28,6 +28,7 @@ ROOMS = [
     "search",
     "results",
     "export",
+    "resume",
     "run",
     "cli",
 ]

@@ -107,7 +107,7 @@ def test_trials_alone_are_all_done_however_long_that_takes():
     plan = make_plan(PlanSettings(trials=500), USUAL, **SMALL)
     assert plan.budget_s is None and plan.n_trials == plan.wanted_trials == 500
     default = make_plan(PlanSettings(), USUAL, **SMALL)
-    assert plan.trial == default.trial and plan.check_seeds == default.check_seeds == 2
+    assert plan.trial == default.trial and plan.check_seeds == default.check_seeds == 3
 
 
 def test_nothing_said_is_a_quarter_of_an_hour():

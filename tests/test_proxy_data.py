@@ -100,7 +100,8 @@ def test_pictures_cannot_be_written_to_but_the_callers_can():
         ({"train": Split(pictures(8)[0], labels(8))}, "shape (10, 10, 3)"),
         ({"train": Split(pictures(8), labels(8)[:, None])}, "labels have shape (8, 1)"),
         ({"train": Split(pictures(8), labels(7))}, "train has 8 images but 7 labels"),
-        ({"test": Split(pictures(0), labels(0))}, "test is empty"),
+        ({"test": Split(pictures(0), labels(0))}, "test has 0 picture"),
+        ({"test": Split(pictures(1), labels(1))}, "test has 1 picture"),
         ({"val": split_of(height=7)}, "sides below 8"),
         ({"val": split_of(width=12)}, "val images are (10, 12) but train's are (10, 10)"),
         (
@@ -178,7 +179,7 @@ def test_trusted_import_path_gets_what_it_asks_for(module):
         (lambda: 1 / 0, "raised ZeroDivisionError (division by zero)"),
         (lambda: None, "returned NoneType; return a ProxyTask"),
         (lambda: good_task(flip=3), "flip is 3"),
-        (lambda: good_task(test=Split(pictures(0), labels(0))), "test is empty"),
+        (lambda: good_task(test=Split(pictures(0), labels(0))), "test has 0 picture"),
         (lambda needed: None, "raised TypeError"),
         ("text", "is str; name a function"),
     ],

@@ -185,7 +185,7 @@ def test_imagefolder_names_the_split_that_is_wrong(tmp_path):
 
 def test_too_few_pictures_to_carve_are_refused(tmp_path):
     fill(tmp_path, n=1)
-    assert "val is empty" in refused(tmp_path)
+    assert "val has 0 picture(s); give it at least 2" in refused(tmp_path)
 
 
 def test_imagefolder_cache_notices_a_changed_picture(tmp_path):

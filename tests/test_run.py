@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,12 @@ import yaml
 import gcsearch
 from gcsearch.config import SearchConfig, load_config
 from gcsearch.errors import ConfigError, GcsearchError, StudyError
+from gcsearch.evaluation import Evaluation
 from gcsearch.export import read_config
-from gcsearch.results import candidate_of
-from gcsearch.run import (
-    SearchResult,
-    default_study_name,
-    evaluator_of,
-    export_finding,
-    search,
-    stored_config,
-)
+from gcsearch.export.finding import export_finding
+from gcsearch.results import SearchResult, candidate_of
+from gcsearch.resume import default_study_name, evaluator_of, stored_config
+from gcsearch.run import search
 from gcsearch.search import Listener
 from gcsearch.study import SearchStudy, TrialRow, open_storage
 
@@ -287,10 +283,14 @@ class Session:
         except GcsearchError:
             return []
 
-    def wait_for(self, process: subprocess.Popen, done: Callable[[list[TrialRow]], bool]) -> None:
-        """Wait until the trials are as wanted."""
+    def checks(self) -> list[Evaluation]:
+        """Return the evaluations of the final check so far."""
+        return SearchStudy(open_storage(self.storage, create=False), "s").checks()
+
+    def wait_for(self, process: subprocess.Popen, done: Callable[[], bool]) -> None:
+        """Wait until the database holds what is wanted."""
         while process.poll() is None:
-            if done(self.rows()):
+            if done():
                 return
             time.sleep(0.05)
         raise AssertionError(f"ended before that: {process.communicate()}")
@@ -298,45 +298,90 @@ class Session:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """What was seen of a search that was killed, then interrupted, then left alone.
+    """What was seen of a search that was killed and interrupted at every stage, then left alone.
 
     Args:
-        after_ctrl_c: The trials, when the second run was interrupted.
-        ctrl_c: Exit code, stdout and stderr of the second run.
-        last: The same of the third.
+        in_baseline: Output of the first run, killed while it trained the baseline.
+        killed_rows: The trials, when the second run was killed.
+        after_ctrl_c: The trials, when the third run was interrupted.
+        ctrl_c: Exit code, stdout and stderr of the third run.
+        killed_checks: The checks, when the fourth run was killed.
+        last: Exit code, stdout and stderr of the fifth.
         rows: The trials in the end.
+        checks: The checks in the end.
     """
 
+    in_baseline: str
     killed_rows: list[TrialRow]
     after_ctrl_c: list[TrialRow]
     ctrl_c: tuple[int, str, str]
+    killed_checks: list[Evaluation]
     last: tuple[int, str, str]
     rows: list[TrialRow]
+    checks: list[Evaluation]
 
 
 @pytest.fixture(scope="module")
 def interrupted(tiny_config, tmp_path_factory) -> Interrupted:
-    config = patient(tiny_config, trials=8, trial_epochs=2)
+    config = patient(tiny_config, trials=8, trial_epochs=2, check_seeds=2)
     session = Session(tmp_path_factory.mktemp("interrupted"), config.to_dict())
-    killed = session.start()
-    session.wait_for(killed, lambda rows: sum(row.counts for row in rows) >= 1)
-    killed.kill()
-    killed.communicate()
-    killed_rows = session.rows()
+    first = session.start()
+    in_baseline = "".join(iter_until(first.stdout, "baseline epoch 1/"))
+    first.kill()
+    first.communicate()
     second = session.start()
-    session.wait_for(second, lambda rows: sum(row.counts for row in rows) >= 3)
-    os.killpg(second.pid, signal.SIGINT)
-    output = second.communicate(timeout=120)
+    session.wait_for(second, lambda: sum(row.counts for row in session.rows()) >= 1)
+    second.kill()
+    second.communicate()
+    killed_rows = session.rows()
+    third = session.start()
+    session.wait_for(third, lambda: sum(row.counts for row in session.rows()) >= 3)
+    os.killpg(third.pid, signal.SIGINT)
+    output = third.communicate(timeout=120)
     after = session.rows()
-    third = session.start("--json")
-    last = third.communicate(timeout=300)
+    fourth = session.start()
+    session.wait_for(fourth, lambda: len(session.checks()) >= 1)
+    fourth.kill()
+    fourth.communicate()
+    killed_checks = session.checks()
+    fifth = session.start("--json")
+    last = fifth.communicate(timeout=300)
     return Interrupted(
+        in_baseline,
         killed_rows,
         after,
-        (second.returncode, *output),
-        (third.returncode, *last),
+        (third.returncode, *output),
+        killed_checks,
+        (fifth.returncode, *last),
         session.rows(),
+        session.checks(),
     )
+
+
+def iter_until(lines: Iterable[str], text: str) -> Iterator[str]:
+    """Yield lines up to the first that holds ``text``."""
+    for line in lines:
+        yield line
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} was never printed")
+
+
+@pytest.mark.slow
+def test_search_killed_in_its_baseline_trains_it_anew_in_the_same_study(interrupted):
+    assert "plan" in interrupted.in_baseline
+    assert {row.state for row in interrupted.killed_rows} <= {"COMPLETE", "FAIL", "RUNNING"}
+    assert interrupted.killed_rows[0].architecture.is_baseline
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_of_a_killed_check(interrupted):
+    kept = interrupted.killed_checks
+    assert kept and all(check in interrupted.checks for check in kept)
+    pairs = [(check.architecture.id, check.seed) for check in interrupted.checks]
+    assert len(pairs) == len(set(pairs)) == 4
+    again = len(interrupted.checks) - len(kept)
+    assert interrupted.last[2].count("check    seed") == again
 
 
 @pytest.mark.slow

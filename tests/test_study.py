@@ -298,7 +298,7 @@ def ask_in_a_child(study, url) -> tuple[int, subprocess.Popen]:
 
 def test_trial_nobody_beats_for_is_requeued(study):
     number = study.ask(large_space()).number
-    trial_id = study._trial_id(number)
+    trial_id = study._trial(number)._trial_id
     study.storage.set_trial_user_attr(trial_id, "owner", {"host": "elsewhere", "pid": 1})
     assert study.reap() == 0
     make_old(study, trial_id)
@@ -308,7 +308,7 @@ def test_trial_nobody_beats_for_is_requeued(study):
 def test_heartbeat_keeps_the_trials_of_another_machine(study, monkeypatch):
     monkeypatch.setattr("gcsearch.study.search_study.HEARTBEAT_S", 0.02)
     number = study.ask(large_space()).number
-    trial_id = study._trial_id(number)
+    trial_id = study._trial(number)._trial_id
     study.storage.set_trial_user_attr(trial_id, "owner", {"host": "elsewhere", "pid": 1})
     make_old(study, trial_id)
     beaten, record = threading.Event(), study.storage.record_heartbeat
@@ -340,6 +340,51 @@ def test_trial_that_was_never_signed_is_requeued_after_a_while(study, monkeypatc
     assert study.reap() == 0
     monkeypatch.setattr("gcsearch.study.search_study.GRACE_S", -1)
     assert study.reap() == 1
+
+
+def reap_while_it_lives(study, number: int) -> None:
+    """Let another process take a trial for dead, as it does of a machine that was asleep."""
+    study.requeue(number, "its process ended before it did")
+
+
+def test_result_of_a_trial_that_was_taken_for_dead_is_kept(study):
+    ask_all(study, large_space(), 1)
+    proposal = study.ask(large_space())
+    reap_while_it_lives(study, proposal.number)
+    study.complete(proposal.number, measured(proposal.architecture, top1=0.7))
+    late = study.rows()[-1]
+    assert (late.state, late.evaluation.top1, late.reason) == ("COMPLETE", 0.7, None)
+    assert study.rows()[proposal.number].state == "FAIL" and study.n_done() == 1
+    again = study.ask(large_space())
+    assert again.architecture != proposal.architecture  # the queued repetition became a duplicate
+    assert [row.duplicate_of for row in study.rows()].count(late.number) == 1
+
+
+def test_late_result_that_was_repeated_meanwhile_counts_once(study):
+    ask_all(study, large_space(), 1)
+    proposal = study.ask(large_space())
+    reap_while_it_lives(study, proposal.number)
+    again = study.ask(large_space())
+    assert again.architecture == proposal.architecture
+    study.complete(again.number, measured(again.architecture))
+    study.complete(proposal.number, measured(proposal.architecture))
+    assert study.rows()[-1].duplicate_of == again.number and study.n_done() == 1
+
+
+def test_failure_of_a_trial_that_was_taken_for_dead_changes_nothing(study):
+    ask_all(study, large_space(), 1)
+    proposal = study.ask(large_space())
+    reap_while_it_lives(study, proposal.number)
+    before = study.rows()
+    study.fail(proposal.number, "out of memory")
+    study.requeue(proposal.number, "interrupted")
+    assert study.rows() == before
+
+
+def test_study_that_another_process_has_just_made_is_gone_on_with(study, storage):
+    ask_all(study, large_space(), 2)
+    again, is_new = SearchStudy.create_or_load(storage, study.name, study.record)
+    assert not is_new and again.rows() == study.rows()
 
 
 def test_two_studies_in_one_database_do_not_mix(study):

@@ -78,7 +78,7 @@ class Fails(nn.Module):
 
 
 def raising(error):
-    def action(logits):
+    def action(*inputs, **options):
         raise error
 
     return action
@@ -152,6 +152,14 @@ def test_validation_loss_that_is_not_finite_is_a_training_error():
 def test_memory_that_runs_out_is_a_training_error(error, after):
     with pytest.raises(TrainingError, match=r"out of memory .* training\.batch_size"):
         run(Fails(raising(error), after), fidelity=Fidelity(64, 1))
+
+
+def test_memory_that_runs_out_on_the_way_to_the_device_is_a_training_error(monkeypatch):
+    model = Fails(lambda logits: logits)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    monkeypatch.setattr(model, "to", raising(error))
+    with pytest.raises(TrainingError, match=r"out of memory .* training\.batch_size"):
+        run(model, fidelity=Fidelity(64, 1))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("a bug")])

@@ -59,8 +59,9 @@ def export(
     Example: gcsearch export --pick knee -o knee.yaml
     """
     from gcsearch.errors import ExportError
-    from gcsearch.results import PICKS, choose
-    from gcsearch.run import evaluator_of, export_finding, summarise
+    from gcsearch.export.finding import export_finding
+    from gcsearch.results import PICKS, choose, summarise
+    from gcsearch.resume import evaluator_of
 
     if output.suffix not in (".yaml", ".yml"):
         raise ExportError(f"{str(output)!r} is not a .yaml file; weights are written beside it")

@@ -101,7 +101,8 @@ def _search(
     from gcsearch.cli.show_commands import result_to_dict
     from gcsearch.cli.tables import front_table, result_lines, stdout
     from gcsearch.config import load_config
-    from gcsearch.run import default_study_name, search, stored_config
+    from gcsearch.resume import default_study_name, stored_config
+    from gcsearch.run import search
 
     config = load_config(file, overrides)
     if study and not file and (stored := stored_config(study, storage)):

@@ -17,7 +17,7 @@ from gcsearch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gcsearch.run import SearchResult
+    from gcsearch.results import SearchResult
 
 __all__ = ["backbones", "front", "result_to_dict", "sites", "status"]
 
@@ -124,7 +124,7 @@ def front(
     Example: gcsearch front --json
     """
     from gcsearch.cli.tables import front_table, stdout
-    from gcsearch.run import summarise
+    from gcsearch.results import summarise
 
     opened = open_study(storage, study)
     result = summarise(opened, storage)

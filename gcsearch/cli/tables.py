@@ -14,8 +14,7 @@ from gcsearch.cli.options import storage_words
 
 if TYPE_CHECKING:
     from gcsearch.plan import Plan
-    from gcsearch.results import Finding
-    from gcsearch.run import SearchResult
+    from gcsearch.results import Finding, SearchResult
     from gcsearch.study import SearchStudy
 
 __all__ = ["front_table", "plain_table", "plan_lines", "points", "result_lines", "stdout"]

@@ -201,8 +201,8 @@ def _array_faults(part: str, split: Split) -> Iterator[str]:
         yield f"{part} labels have shape {labels.shape}; give (N,)"
     if len(images) != len(labels):
         yield f"{part} has {len(images)} images but {len(labels)} labels; give one label each"
-    if not len(images):
-        yield f"{part} is empty; give it at least one picture"
+    if len(images) < 2:
+        yield f"{part} has {len(images)} picture(s); give it at least 2, or nothing can be told"
     if min(images.shape[1:3]) < MIN_SIDE:
         yield f"{part} images have shape {images.shape}; sides below {MIN_SIDE} are too small"
 

@@ -31,6 +31,8 @@ from gcsearch.surgery import inserted_blocks
 __all__ = ["Epoch", "Fidelity", "TrainingSettings", "measure_speed", "score", "train"]
 
 SCORING_BATCH = 250
+TRAINING_VERSION = 2
+"""Raised when the code changes so that the same settings lead to other weights."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -124,36 +126,37 @@ def train(
         TrainingError: The loss is not finite, or memory ran out.
     """
     torch.backends.cudnn.deterministic = True
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    groups = _parameter_groups(model, settings, is_baseline)
-    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-    steps = fidelity.epochs * max(1, fidelity.images // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, steps, settings.warmup)
-    )
-    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
-    feed = Feed(task, settings.batch_size, seed, device)
     frozen_norms = not is_baseline and settings.trainable != "all"
-    for number in range(fidelity.epochs):
-        start = time.perf_counter()
-        torch.manual_seed(seed + (number << 20))  # the caller may have drawn since the last epoch
-        _set_mode(model, frozen_norms)
-        losses = []
-        for images, labels in feed.batches(steps // fidelity.epochs):
-            with hold(), _memory_guard():
-                loss = _step(model, images, labels, optimizer, scaler, precision)
-            losses.append(loss)
-            schedule.step()
-        with hold(), _memory_guard():
-            scored = score(model, task, split or task.val, device=device, precision=precision)
-        yield Epoch(
-            number=number + 1,
-            train_loss=float(np.mean(losses)),
-            loss=scored[0],
-            top1=float(scored[1].mean()),
-            correct=scored[1],
-            seconds=time.perf_counter() - start,
+    with _memory_guard():
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        groups = _parameter_groups(model, settings, is_baseline)
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        steps = fidelity.epochs * max(1, fidelity.images // settings.batch_size)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: _rate(step, steps, settings.warmup)
         )
+        scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
+        feed = Feed(task, settings.batch_size, seed, device)
+        for number in range(fidelity.epochs):
+            start = time.perf_counter()
+            torch.manual_seed(seed + (number << 20))  # the caller may have drawn meanwhile
+            _set_mode(model, frozen_norms)
+            losses = []
+            for images, labels in feed.batches(steps // fidelity.epochs):
+                with hold():
+                    loss = _step(model, images, labels, optimizer, scaler, precision)
+                losses.append(loss)
+                schedule.step()
+            with hold():
+                scored = score(model, task, split or task.val, device=device, precision=precision)
+            yield Epoch(
+                number=number + 1,
+                train_loss=float(np.mean(losses)),
+                loss=scored[0],
+                top1=float(scored[1].mean()),
+                correct=scored[1],
+                seconds=time.perf_counter() - start,
+            )
 
 
 def score(
@@ -206,26 +209,23 @@ def measure_speed(
         precision: As for :func:`train`.
         seconds: How long to measure each, after a warm-up.
     """
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(_parameter_groups(model, settings, is_baseline))
-    scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
-    images, labels = next(Feed(task, settings.batch_size, 0, device).batches(1))
-    _set_mode(model, frozen_norms=not is_baseline and settings.trainable != "all")
-
-    def one_step() -> None:
-        _step(model, images, labels, optimizer, scaler, precision)
-
-    part = Split(task.val.images[:SCORING_BATCH], task.val.labels[:SCORING_BATCH])
-
-    def one_scoring() -> None:
-        score(model, task, part, device=device, precision=precision)
-
     with _memory_guard():
-        training = len(labels) * _per_second(one_step, seconds)
-        return training, len(part) * _per_second(one_scoring, seconds)
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(_parameter_groups(model, settings, is_baseline))
+        scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
+        images, labels = next(Feed(task, settings.batch_size, 0, device).batches(1))
+        _set_mode(model, frozen_norms=not is_baseline and settings.trainable != "all")
+        part = Split(task.val.images[:SCORING_BATCH], task.val.labels[:SCORING_BATCH])
+        training = _per_second(
+            lambda: _step(model, images, labels, optimizer, scaler, precision), seconds
+        )
+        scoring = _per_second(
+            lambda: score(model, task, part, device=device, precision=precision), seconds
+        )
+        return len(labels) * training, len(part) * scoring
 
 
-def _per_second(action: Callable[[], None], seconds: float) -> float:
+def _per_second(action: Callable[[], object], seconds: float) -> float:
     action()
     start, n = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds or n < 2:

@@ -10,11 +10,13 @@ from gcsearch.results.front import (
     front,
     measured_smallest_gain,
 )
+from gcsearch.results.summary import SearchResult, summarise
 
 __all__ = [
     "PICKS",
     "CheckedGain",
     "Finding",
+    "SearchResult",
     "candidate_of",
     "checked_gain",
     "choose",
@@ -22,4 +24,5 @@ __all__ = [
     "front",
     "measured_smallest_gain",
     "run_check",
+    "summarise",
 ]

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import optuna
 
 from gcsearch.architecture import Architecture
-from gcsearch.evaluation import Evaluation
+from gcsearch.evaluation import Evaluation, Evaluator
+from gcsearch.machine import environment
+from gcsearch.plan import Plan
 
 __all__ = ["OBJECTIVES", "StudyRecord", "TrialRow"]
 
@@ -34,6 +36,31 @@ class StudyRecord:
     plan: dict[str, Any]
     task: dict[str, Any]
     environment: dict[str, Any]
+
+    @classmethod
+    def of(cls, evaluator: Evaluator, plan: Plan) -> StudyRecord:
+        """Describe the study that ``evaluator`` and ``plan`` begin."""
+        config, task = evaluator.config, evaluator.task
+        training = config.training.model_copy(update={"precision": evaluator.precision})
+        return cls(
+            config=config.model_copy(update={"training": training}).to_dict(),
+            plan=plan.to_dict(),
+            task={
+                "name": task.name,
+                "n_classes": task.n_classes,
+                "class_names": list(task.class_names),
+                "image_size": task.image_size[0],
+                "n_train": len(task.train),
+                "n_val": len(task.val),
+                "n_test": len(task.test),
+                "mean": list(task.mean),
+                "std": list(task.std),
+                "chance": task.chance,
+                "guess": task.guess_top1,
+                "content_hash": task.content_hash,
+            },
+            environment=environment(evaluator.device),
+        )
 
 
 @dataclass(frozen=True)

@@ -81,18 +81,28 @@ class SearchStudy:
         Raises:
             StudyError: The name is taken.
         """
-        if cls.exists(storage, name):
+        study, is_new = cls.create_or_load(storage, name, record)
+        if not is_new:
             raise StudyError(f"study {name!r} exists already; choose another --study")
+        return study
+
+    @classmethod
+    def create_or_load(
+        cls, storage: RDBStorage, name: str, record: StudyRecord
+    ) -> tuple[SearchStudy, bool]:
+        """Make a study, unless another process has made it; return it, and whether it is new."""
+        if cls.exists(storage, name):
+            return cls(storage, name), False
         with _quiet_optuna():
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
                 directions=[*OBJECTIVES.values()],
-                load_if_exists=name in list_studies(storage),
+                load_if_exists=True,
             )
             study.set_metric_names(list(OBJECTIVES))
         study.set_user_attr(RECORD, json.dumps(asdict(record)))
-        return cls(storage, name)
+        return cls(storage, name), True
 
     @classmethod
     def exists(cls, storage: RDBStorage, name: str) -> bool:
@@ -164,11 +174,14 @@ class SearchStudy:
         The baseline's latency ratio is told as exactly 1: what was measured for it is the noise
         floor of this machine, and stays in the evaluation.
         """
-        trial_id = self._trial_id(number)
-        self.storage.set_trial_user_attr(trial_id, "evaluation", evaluation.to_dict())
-        for key, value in _shown_attrs(evaluation).items():
-            self.storage.set_trial_user_attr(trial_id, key, value)
-        self._tell(trial_id, TrialState.COMPLETE, _objectives(evaluation))
+        attrs = {"evaluation": evaluation.to_dict(), **_shown_attrs(evaluation)}
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            self._add_late(trial, attrs, _objectives(evaluation))
+            return
+        for key, value in attrs.items():
+            self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._tell(trial._trial_id, TrialState.COMPLETE, _objectives(evaluation))
 
     def fail(self, number: int, reason: str, *, retry: bool = False) -> None:
         """End a trial without a result.
@@ -178,14 +191,18 @@ class SearchStudy:
             reason: In words, for people.
             retry: Whether the cause may pass, so that the architecture may be proposed again.
         """
-        trial_id = self._trial_id(number)
-        self.storage.set_trial_user_attr(trial_id, "reason", reason)
-        self.storage.set_trial_user_attr(trial_id, "retry", retry)
-        self._tell(trial_id, TrialState.FAIL, None)
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            return  # another process took it for dead, and put its architecture in the queue
+        self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        self.storage.set_trial_user_attr(trial._trial_id, "retry", retry)
+        self._tell(trial._trial_id, TrialState.FAIL, None)
 
     def requeue(self, number: int, reason: str) -> None:
         """End an interrupted trial and put its architecture first in the queue."""
-        trial = self._study.get_trials(deepcopy=False)[number]
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            return
         params = trial.system_attrs.get("fixed_params", {}) | trial.params
         self.fail(number, reason, retry=True)
         if params:
@@ -213,7 +230,7 @@ class SearchStudy:
         def beat() -> None:
             while not over.wait(HEARTBEAT_S):
                 for number in list(live.values()):
-                    self.storage.record_heartbeat(self._trial_id(number))
+                    self.storage.record_heartbeat(self._trial(number)._trial_id)
                 self.storage.remove_session()
 
         thread = threading.Thread(target=beat, name="gcsearch-heartbeat", daemon=True)
@@ -300,8 +317,27 @@ class SearchStudy:
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
 
-    def _trial_id(self, number: int) -> int:
-        return self._study.get_trials(deepcopy=False)[number]._trial_id
+    def _add_late(self, trial: FrozenTrial, attrs: dict[str, Any], values: list[float]) -> None:
+        """Keep what was measured for a trial that another process took for dead meanwhile.
+
+        That happens to a machine that was asleep. What ended stays as it is; the result becomes a
+        trial of its own, and the queued repetition a duplicate of it.
+        """
+        kept = {k: v for k, v in trial.user_attrs.items() if k not in ("reason", "retry")}
+        twin = _known(self._study.get_trials(deepcopy=False)).get(attrs["architecture_id"])
+        if twin is not None and twin.state == TrialState.COMPLETE:
+            kept["duplicate_of"] = twin.number
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params,
+                distributions=trial.distributions,
+                values=values,
+                user_attrs=kept | attrs,
+            )
+        )
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
 
 
 def _known(trials: list[FrozenTrial]) -> dict[str, FrozenTrial]:

@@ -6,19 +6,16 @@ worker, a benchmark or a test. Knows neither Optuna nor Ray nor SQL.
 
 from __future__ import annotations
 
-import base64
 import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import nn
 
@@ -27,60 +24,22 @@ from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
 from gcsearch.cost import LatencyRatio, compare_latency, count
 from gcsearch.errors import ConfigError, LatencyError
+from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
 from gcsearch.proxy import ProxyTask, Split, load_task
-from gcsearch.proxy.training import Epoch, Fidelity, TrainingSettings, measure_speed, train
+from gcsearch.proxy.training import (
+    TRAINING_VERSION,
+    Epoch,
+    Fidelity,
+    TrainingSettings,
+    measure_speed,
+    train,
+)
 from gcsearch.space import SearchSpace, select_sites
 from gcsearch.surgery import find_sites, insert
 
-__all__ = ["Evaluation", "Evaluator", "pack", "unpack"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured for one architecture.
-
-    Args:
-        architecture: What was evaluated.
-        seed: Of the training.
-        top1: Fraction of the validation pictures answered rightly, after the last epoch.
-        loss: Mean cross-entropy on them.
-        correct: Which of them, packed by :func:`pack`, for pairing with another evaluation.
-        curve: For each epoch its ``train_loss``, ``loss``, ``top1`` and ``seconds``.
-        latency: Ratio to the backbone; ``None`` where it was not asked for.
-        params: Of the whole network.
-        macs: Multiply-accumulates of one picture at the latency's image size.
-        seconds: Spent on ``training``, ``scoring`` included, and on ``latency``.
-    """
-
-    architecture: Architecture
-    seed: int
-    top1: float
-    loss: float
-    correct: str
-    curve: tuple[dict[str, float], ...]
-    latency: LatencyRatio | None
-    params: int
-    macs: int
-    seconds: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, safe for JSON."""
-        return asdict(self) | {"architecture": self.architecture.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """Read what :meth:`to_dict` wrote."""
-        latency = data["latency"]
-        return cls(
-            **{
-                **data,
-                "architecture": Architecture.from_dict(data["architecture"]),
-                "curve": tuple(data["curve"]),
-                "latency": LatencyRatio(**latency) if latency else None,
-            }
-        )
+__all__ = ["Evaluator"]
 
 
 class Evaluator:
@@ -159,6 +118,7 @@ class Evaluator:
         """Return a hash of all that decides the baseline's weights, to keep them by."""
         config = self.config
         parts = {
+            "version": TRAINING_VERSION,
             "backbone": config.backbone,
             "start": _start_of(config),
             "data": self.task.content_hash,
@@ -320,23 +280,6 @@ class Evaluator:
         if config.weights:
             load_weights(model, config.backbone, config.weights)
         return model
-
-
-def pack(correct: NDArray[np.bool_]) -> str:
-    """Return a row of booleans as short text: its length and its bits in base64.
-
-    Example:
-        >>> unpack(pack(np.array([True, False, True]))).tolist()
-        [True, False, True]
-    """
-    return f"{correct.size}:{base64.b64encode(np.packbits(correct).tobytes()).decode()}"
-
-
-def unpack(text: str) -> NDArray[np.bool_]:
-    """Read what :func:`pack` wrote."""
-    size, _, bits = text.partition(":")
-    packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
-    return np.unpackbits(packed, count=int(size)).astype(np.bool_)
 
 
 def _as_point(epoch: Epoch) -> dict[str, float]:

@@ -1,0 +1,6 @@
+"""The one place where the parts meet: an architecture and a fidelity in, an evaluation out."""
+
+from gcsearch.evaluation.evaluator import Evaluator
+from gcsearch.evaluation.value import Evaluation, pack, unpack
+
+__all__ = ["Evaluation", "Evaluator", "pack", "unpack"]
