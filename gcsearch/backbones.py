@@ -20,6 +20,7 @@ from torchvision import models
 
 from gcsearch.architecture import Architecture
 from gcsearch.errors import ConfigError, SurgeryError, UnknownNameError
+from gcsearch.imports import import_attribute
 from gcsearch.surgery import Site, insert
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "build_altered",
     "build_backbone",
     "check_backbone",
+    "default_input_size",
     "load_weights",
     "read_state_dict",
 ]
@@ -35,6 +37,10 @@ STARTS = ("zero_init_residual", "init_weights")
 """Options that help training from scratch, where a network has them: residual branches that start
 at zero (Goyal et al. 2017, arXiv 1706.02677, section 5.1), and the initialisation that GoogLeNet
 and Inception warn about unless it is given."""
+TIMM = "timm:"
+"""Prefix of timm's models; only names that timm lists are followed, so nothing is trusted."""
+IMAGE_SIZE = 224
+FRAMES = 16
 IMPORT_CURE = "To run code of your own pass --trust (in Python: trust=True)"
 
 
@@ -48,8 +54,9 @@ def build_backbone(name: str, *, n_classes: int | None = None, trust: bool = Fal
     """Build a backbone with fresh weights.
 
     Args:
-        name: A torchvision model, or an import path ``package.module:function`` whose function
-            takes ``num_classes`` if it wants to be told.
+        name: A torchvision model, ``timm:NAME`` for one of timm's, or an import path
+            ``package.module:function`` whose function takes ``num_classes`` if it wants to be
+            told.
         n_classes: Outputs of the classifier; ``None`` leaves the model's own default.
         trust: Whether an import path may be followed, which runs its code.
 
@@ -62,9 +69,12 @@ def build_backbone(name: str, *, n_classes: int | None = None, trust: bool = Fal
         10
     """
     check_backbone(name, trust=trust)
+    options: dict[str, Any] = {} if n_classes is None else {"num_classes": n_classes}
+    if name.startswith(TIMM):
+        built: nn.Module = _timm().create_model(name.removeprefix(TIMM), **options)
+        return built
     if ":" in name:
         return _build_from_import_path(name, n_classes)
-    options: dict[str, Any] = {} if n_classes is None else {"num_classes": n_classes}
     builder = models.get_model_builder(name)
     if "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None
@@ -81,9 +91,13 @@ def check_backbone(name: str, *, trust: bool = False) -> None:
 
     Raises:
         UnknownNameError: No torchvision model has this name.
-        ConfigError: It is an import path, and not trusted.
+        ConfigError: It is an import path, and not trusted, or timm is not installed.
     """
-    if ":" in name:
+    if name.startswith(TIMM):
+        known = _timm().list_models()
+        if name.removeprefix(TIMM) not in known:
+            raise UnknownNameError("timm model", name.removeprefix(TIMM), known)
+    elif ":" in name:
         if not trust:
             raise ConfigError([f"backbone {name!r} would run code of its own. {IMPORT_CURE}"])
     elif name not in backbone_names() and name not in models.list_models():
@@ -93,11 +107,41 @@ def check_backbone(name: str, *, trust: bool = False) -> None:
         raise UnknownNameError("backbone", name, backbone_names(), cure)
 
 
+def default_input_size(name: str, model: nn.Module) -> tuple[int, ...]:
+    """Return the size of the input that the published weights of a backbone were trained for.
+
+    Args:
+        name: As for :func:`build_backbone`.
+        model: What it built.
+
+    Returns:
+        Channels, height and width; for video channels, frames, height and width. (3, 224, 224)
+        where nothing is published.
+
+    Example:
+        >>> default_input_size("inception_v3", nn.Identity())
+        (3, 299, 299)
+    """
+    if name.startswith(TIMM):
+        published = getattr(model, "pretrained_cfg", {})
+        return tuple(published.get("input_size", (3, IMAGE_SIZE, IMAGE_SIZE)))
+    if ":" in name:
+        return (3, IMAGE_SIZE, IMAGE_SIZE)
+    weights = models.get_model_weights(name)
+    entry: Any = next(iter(weights), None)
+    if entry is None:
+        return (3, IMAGE_SIZE, IMAGE_SIZE)
+    (side, *_) = getattr(entry.transforms(), "crop_size", (IMAGE_SIZE,))
+    is_video = models.get_model_builder(name).__module__.startswith("torchvision.models.video")
+    frames = (entry.meta.get("min_temporal_size", FRAMES),) if is_video else ()
+    return (3, *frames, side, side)
+
+
 def build_altered(
     architecture: Architecture,
     *,
     n_classes: int | None = None,
-    input_size: tuple[int, int, int] = (3, 224, 224),
+    input_size: tuple[int, ...] = (3, 224, 224),
     sites: Sequence[Site] | None = None,
     trust: bool = False,
 ) -> nn.Module:
@@ -203,6 +247,19 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _timm() -> Any:
+    """Import timm.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        fault = "backbone timm:NAME needs timm; install it: pip install 'gcsearch[timm]'"
+        raise ConfigError([fault]) from error
+
+
 def _build_from_import_path(name: str, n_classes: int | None) -> nn.Module:
     function = import_function(name, "backbone")
     takes_classes = "num_classes" in inspect.signature(function).parameters
@@ -218,9 +275,8 @@ def import_function(path: str, kind: str) -> Callable[..., Any]:
     Raises:
         ConfigError: The module or the function does not exist.
     """
-    module_name, _, attribute = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
+        function = import_attribute(path)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError([f"{kind} {path!r} cannot be imported: {error}"]) from error
     if not callable(function):

@@ -41,15 +41,17 @@ ALSO_FIXED = (
 
 
 def default_study_name(config: SearchConfig) -> str:
-    """Return a name made of backbone, data and a hash of all that is fixed for a study.
+    """Return a name made of backbone, data and a hash of all that is fixed and not a default.
 
-    So the same command finds its study again, and another configuration gets one of its own.
+    So the same command finds its study again, also with a later version that knows more options,
+    and another configuration gets a study of its own.
 
     Example:
         >>> default_study_name(SearchConfig(backbone="resnet18")).rpartition("-")[0]
         'resnet18-cued-digits'
     """
-    fixed = json.dumps(_fixed(config.to_dict()), sort_keys=True)
+    said = config.model_dump(mode="json", exclude_defaults=True)
+    fixed = json.dumps(_fixed(said), sort_keys=True)
     data = Path(config.data.source.rpartition(":")[2]).stem or "data"
     backbone = config.backbone.rpartition(":")[2]
     return f"{backbone}-{data}-{hashlib.sha256(fixed.encode()).hexdigest()[:6]}".lower()

@@ -102,7 +102,7 @@ class _Run:
             self._go_on(SearchStudy(opened, name))
         else:
             self._begin(opened, name)
-        self._listener.planned(self._plan, self._study.name, self._study.n_done())
+        self._listener.planned(self._plan, self._study.name, self._study.rows())
 
     def _begin(self, opened: RDBStorage, name: str) -> None:
         """Lay out a plan and make the study; go on with it if another process was faster."""
@@ -201,7 +201,7 @@ class _Run:
         self._evaluator = Evaluator(config, cache_dir=self._directory / "cache", trust=self._trust)
         self._space = self._evaluator.space()
         sites = self._space.sites
-        if lonely := [site.path for site in sites if math.prod(site.shape[1:]) == 1]:
+        if lonely := [site.path for site in sites if math.prod(site.positions) == 1]:
             self._listener.notice(
                 f"at {len(lonely)} of {len(sites)} sites ({lonely[0]} ...) the features have a "
                 "single position, so there is nothing to pool over; raise data.image_size"

@@ -16,11 +16,13 @@ from gcsearch.backbones import (
     backbone_names,
     build_altered,
     build_backbone,
+    check_backbone,
+    default_input_size,
     load_weights,
     read_state_dict,
 )
 from gcsearch.errors import ConfigError, SurgeryError, UnknownNameError
-from gcsearch.surgery import inserted_blocks
+from gcsearch.surgery import find_sites, inserted_blocks
 
 OWN = """
 from torch import nn
@@ -213,3 +215,34 @@ def test_unknown_weights_name_suggests_a_near_one(model):
 def test_named_weights_of_a_foreign_backbone_ask_for_a_file(model):
     with pytest.raises(ConfigError, match=r"is not torchvision's; give a \.safetensors file"):
         load_weights(model, "own_backbones:net", "DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", (3, 224, 224)),
+        ("inception_v3", (3, 299, 299)),
+        ("r3d_18", (3, 16, 112, 112)),
+        ("mvit_v2_s", (3, 16, 224, 224)),
+        ("fasterrcnn_resnet50_fpn", (3, 224, 224)),
+        ("my.module:build", (3, 224, 224)),
+    ],
+)
+def test_default_input_size_is_that_of_the_published_weights(name, size):
+    assert default_input_size(name, nn.Identity()) == size
+
+
+def test_timm_model_is_a_backbone():
+    pytest.importorskip("timm", reason="timm is not installed: pip install 'gcsearch[timm]'")
+    model = build_backbone("timm:resnet10t", n_classes=7)
+    assert default_input_size("timm:resnet10t", model) == (3, 176, 176)
+    sites = [s.path for s in find_sites(model, (3, 64, 64)) if "after-add" in s.kinds]
+    assert sites == [f"layer{i}.0" for i in (1, 2, 3, 4)]
+    with pytest.raises(UnknownNameError, match="unknown timm model 'resnet10'; did you mean"):
+        check_backbone("timm:resnet10")
+
+
+def test_missing_timm_is_told_with_its_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"needs timm; install it: pip install 'gcsearch\[timm"):
+        build_backbone("timm:resnet10t")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -267,9 +269,8 @@ class Session:
         """Start `gcsearch run` in a group of processes of its own, as a shell does."""
         arguments = ["run", "--config", "search.yaml", "--study", "s", "--storage", self.storage]
         return subprocess.Popen(
-            [sys.executable, "-m", "gcsearch", *arguments, *options],
+            [Path(sys.executable).with_name("gcsearch"), *arguments, *options],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(self.folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -375,6 +376,12 @@ def test_search_killed_in_its_baseline_trains_it_anew_in_the_same_study(interrup
 
 
 @pytest.mark.slow
+def test_search_that_goes_on_still_tells_gains(interrupted):
+    lines = [line for line in interrupted.ctrl_c[1].splitlines() if line.startswith("trial ")]
+    assert lines and all(re.search(r"top1 0\.\d+ \([+-]", line) for line in lines)
+
+
+@pytest.mark.slow
 def test_nothing_is_lost_of_a_killed_check(interrupted):
     kept = interrupted.killed_checks
     assert kept and all(check in interrupted.checks for check in kept)
@@ -437,9 +444,16 @@ def broken(tiny_config, tmp_path_factory) -> tuple[tuple[int, str, str], list[Tr
     space = {"ratios": ["1/4"], "poolings": ["att"], "fusions": ["channel_add"]}
     data = patient(tiny_config, trials=10).to_dict() | {
         "backbone": "breaking:build",
+        "data": {"source": "npz:pictures.npz", "image_size": 32},
         "space": {**space, "max_insertions": 1},
     }
     session = Session(tmp_path_factory.mktemp("broken"), data)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(400) % 10
+    parts = {"x_train": pictures[:300], "x_test": pictures[300:]}
+    parts |= {"y_train": labels[:300], "y_test": labels[300:]}
+    np.savez(session.folder / "pictures.npz", **parts)
     (session.folder / "breaking.py").write_text(BREAKING)
     process = session.start("--trust")
     output = process.communicate(timeout=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gcsearch.architecture import Architecture
     from gcsearch.evaluation import Evaluation
     from gcsearch.plan import Plan
+    from gcsearch.study import TrialRow
 
 __all__ = ["Progress"]
 
@@ -33,7 +35,7 @@ class Progress(Listener):
         self._console, self._header = console, header
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._plan: Plan | None = None
-        self._began = time.monotonic()
+        self._began = self._since = time.monotonic()
         self._n_done = 0
         self._under_way: dict[int, str] = {}
         self._stage = "preparing data and backbone, measuring this machine's speed"
@@ -60,11 +62,14 @@ class Progress(Listener):
         """Print a line of its own."""
         self._print(f"note     {text}")
 
-    def planned(self, plan: Plan, study: str, n_done: int) -> None:
-        """Print the plan."""
-        self._plan, self._n_done = plan, n_done
-        for line in plan_lines(plan, study, n_done):
+    def planned(self, plan: Plan, study: str, rows: Sequence[TrialRow]) -> None:
+        """Print the plan, and remember what was measured before."""
+        self._plan, self._n_done = plan, sum(row.counts for row in rows)
+        for line in plan_lines(plan, study, self._n_done):
             self._print(line)
+        for row in rows:
+            if row.evaluation is not None:
+                self._remember(row.evaluation)
         self._stage = "training the baseline"
 
     def baseline_epoch(self, number: int, of: int, top1: float) -> None:
@@ -85,17 +90,14 @@ class Progress(Listener):
 
     def trial_finished(self, number: int, evaluation: Evaluation | None, reason: str) -> None:
         """Print a trial's result."""
+        self._since = time.monotonic()
         self._under_way.pop(number, None)
         if evaluation is None:
             self._print(f"trial {number:<3} failed: {reason}")
             return
         self._print(self._result(number, evaluation))
-        if evaluation.architecture.is_baseline:
-            self._baseline_top1 = evaluation.top1
-            return
-        self._n_done += 1
-        if self._best is None or evaluation.top1 > self._best[0]:
-            self._best = (evaluation.top1, str(evaluation.architecture))
+        self._remember(evaluation)
+        self._n_done += not evaluation.architecture.is_baseline
 
     def check_finished(self, evaluation: Evaluation) -> None:
         """Print one training of the final check."""
@@ -104,6 +106,19 @@ class Progress(Listener):
             f"check    seed {evaluation.seed}  test top1 {evaluation.top1:.3f}  "
             f"{evaluation.architecture}"
         )
+
+    def _remember(self, evaluation: Evaluation) -> None:
+        if evaluation.architecture.is_baseline:
+            self._baseline_top1 = evaluation.top1
+        elif self._best is None or evaluation.top1 > self._best[0]:
+            self._best = (evaluation.top1, str(evaluation.architecture))
+
+    def _left_s(self, plan: Plan) -> float:
+        """Return the seconds that what is left should take, by the plan."""
+        before = 0.0 if self._baseline_top1 is not None else plan.baseline_s + plan.trial_s
+        trials_s = max(0, plan.n_trials - self._n_done) * plan.trial_s / plan.workers
+        under_way_s = time.monotonic() - self._since
+        return max(0.0, before + trials_s + plan.check_s - under_way_s)
 
     def _result(self, number: int, evaluation: Evaluation) -> str:
         gain = ""
@@ -118,8 +133,7 @@ class Progress(Listener):
         elapsed = time.monotonic() - self._began
         parts = [f"{elapsed / 60:4.1f} min"]
         if self._plan is not None:
-            left = max(0.0, self._plan.total_s - elapsed)
-            parts.append(f"about {left / 60:.1f} left")
+            parts.append(f"about {self._left_s(self._plan) / 60:.1f} left")
             parts.append(f"{self._n_done}/{self._plan.n_trials} done")
         if self._best is not None:
             parts.append(f"best top1 {self._best[0]:.3f} {self._best[1]}")

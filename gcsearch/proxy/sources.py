@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gcsearch.errors import DataError, UnknownNameError
+from gcsearch.imports import import_attribute
 from gcsearch.proxy.cued_digits import load_cued_digits
 from gcsearch.proxy.imagefolder import load_imagefolder
 from gcsearch.proxy.npz import load_npz
@@ -18,7 +18,7 @@ from gcsearch.proxy.pictures import resize
 from gcsearch.proxy.task import TASKS, LoadRequest, ProxyTask, Split, check_task
 from gcsearch.proxy.torchvision_sets import load_torchvision
 
-__all__ = ["TASKS", "load_task"]
+__all__ = ["TASKS", "absolute", "load_task"]
 
 TASKS.register("cued-digits")(load_cued_digits)
 
@@ -27,6 +27,7 @@ _SOURCES: dict[str, Callable[[str, LoadRequest], ProxyTask]] = {
     "npz": load_npz,
     "torchvision": load_torchvision,
 }
+_ON_DISK = ("imagefolder", "npz")
 _FORMS = ("imagefolder:DIR", "npz:FILE", "torchvision:NAME")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -81,6 +82,17 @@ def load_task(
     return _call(spec, request)
 
 
+def absolute(spec: str) -> str:
+    """Return ``spec`` with the whole path, for a process that runs in another folder.
+
+    Example:
+        >>> absolute("cued-digits"), absolute("npz:/data/a.npz")
+        ('cued-digits', 'npz:/data/a.npz')
+    """
+    prefix, _, rest = spec.partition(":")
+    return f"{prefix}:{Path(rest).absolute()}" if prefix in _ON_DISK and rest else spec
+
+
 def _call(spec: str, request: LoadRequest) -> ProxyTask:
     function = _import(spec)
     try:
@@ -99,9 +111,8 @@ def _call(spec: str, request: LoadRequest) -> ProxyTask:
 
 
 def _import(spec: str) -> Callable[..., object]:
-    module, _, name = spec.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
+        function = import_attribute(spec)
     except Exception as e:  # importing runs the module, which may raise anything
         reason = " ".join(str(e).split())
         cure = "check the spelling, and that the module is on the Python path"

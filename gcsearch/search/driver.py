@@ -16,6 +16,7 @@ from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.machine import n_cores
 from gcsearch.plan import Plan
+from gcsearch.proxy.sources import absolute
 from gcsearch.search.events import Listener
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
@@ -24,6 +25,7 @@ from gcsearch.study import SearchStudy
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything disturb a timing
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # import paths may lie in this folder
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
@@ -159,6 +161,11 @@ def _ray(address: str | None) -> Iterator[None]:
 
 
 def _resolved(evaluator: Evaluator) -> SearchConfig:
-    """Return the configuration with the precision that was chosen here, for every worker."""
-    training = evaluator.config.training.model_copy(update={"precision": evaluator.precision})
-    return evaluator.config.model_copy(update={"training": training})
+    """Return the configuration for workers: with the precision chosen here, and whole paths."""
+    config = evaluator.config
+    training = config.training.model_copy(update={"precision": evaluator.precision})
+    data = config.data.model_copy(update={"source": absolute(config.data.source)})
+    weights = config.weights
+    if weights and Path(weights).is_file():
+        weights = str(Path(weights).absolute())
+    return config.model_copy(update={"training": training, "data": data, "weights": weights})

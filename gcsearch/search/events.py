@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gcsearch.architecture import Architecture
 from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Plan
+from gcsearch.study import TrialRow
 
 __all__ = ["Listener"]
 
@@ -15,8 +18,8 @@ class Listener:
     def notice(self, text: str) -> None:
         """Something worth a line of its own."""
 
-    def planned(self, plan: Plan, study: str, n_done: int) -> None:
-        """The plan stands; ``n_done`` of its trials are done already."""
+    def planned(self, plan: Plan, study: str, rows: Sequence[TrialRow]) -> None:
+        """The plan stands; ``rows`` are the trials there are already."""
 
     def baseline_epoch(self, number: int, of: int, top1: float) -> None:
         """The baseline's own training went through an epoch."""
