@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import itertools
 
 import pytest
@@ -10,12 +12,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gcsearch.blocks import BLOCKS, GlobalContext, build_block
+from gcsearch.blocks import BLOCKS, GlobalContext, build_block, pooling
 from gcsearch.errors import BlockError, UnknownNameError
 
 POOLINGS = ["att", "avg"]
 FUSIONS = [("channel_add",), ("channel_mul",), ("channel_add", "channel_mul")]
 SETTINGS = [{"pooling": p, "fusions": f} for p, f in itertools.product(POOLINGS, FUSIONS)]
+BOTH_FUSIONS = [{"pooling": p, "fusions": FUSIONS[2]} for p in POOLINGS]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -39,18 +42,18 @@ def features(*shape, dtype=torch.float32):
 
 def published(state, x, pooling, fusions):
     """Equations of arXiv 1904.11492 with the names of the authors' ContextBlock2d."""
-    n, c, h, w = x.shape
-    context = x.mean((2, 3), keepdim=True)
+    n, c = x.shape[:2]
+    positions = x.reshape(n, c, -1, 1)
+    context = positions.mean((2, 3), keepdim=True)
     if pooling == "att":
-        logits = F.conv2d(x, state["conv_mask.weight"], state["conv_mask.bias"])
-        mask = logits.reshape(n, 1, h * w).softmax(2)
-        context = (x.reshape(n, c, h * w) * mask).sum(2).reshape(n, c, 1, 1)
-    out = x
+        logits = F.conv2d(positions, state["conv_mask.weight"], state["conv_mask.bias"])
+        context = (positions * logits.softmax(2)).sum((2, 3), keepdim=True)
+    out = positions
     if "channel_mul" in fusions:
         out = out * torch.sigmoid(published_branch(state, "channel_mul_conv", context))
     if "channel_add" in fusions:
         out = out + published_branch(state, "channel_add_conv", context)
-    return out
+    return out.reshape(x.shape)
 
 
 def published_branch(state, name, context):
@@ -60,23 +63,152 @@ def published_branch(state, name, context):
     return F.conv2d(hidden.relu(), weights["3.weight"], weights["3.bias"])
 
 
-@settings(deadline=None, max_examples=40)
+def in_order(x, order):
+    """Return x with its axes in this order in memory, the innermost last."""
+    order = [axis for axis in order if axis < x.dim()]
+    back = [order.index(axis) for axis in range(x.dim())]
+    return x.permute(order).contiguous().permute(back)
+
+
+def strided(x):
+    """Return x as every second element of something larger, along each axis."""
+    big = x.new_zeros([2 * extent for extent in x.shape])
+    every_second = big[tuple(slice(None, None, 2) for _ in x.shape)]
+    return every_second.copy_(x)
+
+
+LAYOUTS = {
+    "contiguous": torch.clone,
+    "channels last": lambda x: in_order(x, (0, 2, 3, 4, 1)),
+    "channels outermost": lambda x: in_order(x, (1, 0, 2, 3, 4)),
+    "positions swapped": lambda x: in_order(x, (0, 1, 4, 3, 2)),
+    "strided": strided,
+}
+
+
+@settings(deadline=None, max_examples=80)
 @given(
     channels=st.integers(2, 24),
     ratio=st.floats(0.1, 1),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
+    batch=st.integers(1, 3),
+    positions=st.lists(st.integers(1, 6), min_size=1, max_size=3),
     chosen=st.sampled_from(SETTINGS),
-    channels_last=st.booleans(),
+    layout=st.sampled_from(sorted(LAYOUTS)),
 )
-def test_output_is_the_published_one(channels, ratio, shape, chosen, channels_last):
+def test_output_is_the_published_one(channels, ratio, batch, positions, chosen, layout):
     ratio = max(ratio, 2.001 / channels) if channels > 2 else 1.0
     block = randomised(GlobalContext(channels, ratio=ratio, **chosen)).double()
-    n, h, w = shape
-    x = torch.randn(n, channels, h, w, dtype=torch.float64)
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = LAYOUTS[layout](torch.randn(batch, channels, *positions, dtype=torch.float64))
     assert block.planes == int(channels * ratio)
-    torch.testing.assert_close(block(x), published(block.state_dict(), x, **chosen))
+    out = block(x)
+    assert out.stride() == torch.empty_like(x).stride()
+    torch.testing.assert_close(out, published(block.state_dict(), x, **chosen))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("chosen", SETTINGS, ids=str)
+def test_gradients_are_those_of_the_published_formula(chosen, layout, batch):
+    block = randomised(GlobalContext(12, ratio=1 / 4, **chosen)).double()
+    x = LAYOUTS[layout](torch.randn(batch, 12, 4, 6, dtype=torch.float64)).requires_grad_()
+    wanted = {"x": x, **dict(block.named_parameters())}
+    upstream = torch.randn(x.shape, dtype=torch.float64)
+    grads = torch.autograd.grad(block(x), wanted.values(), upstream)
+    reference = published(wanted, x, **chosen)
+    expected = torch.autograd.grad(reference, wanted.values(), upstream)
+    torch.testing.assert_close(grads, expected)
+
+
+@pytest.fixture
+def several_threads(monkeypatch):
+    """A machine with threads to spare, on which even small features count as large."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(pooling, "_LARGE", 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("channels", "length"), [(8, 16), (6, 10), (7, 9), (5, 1)])
+def test_context_of_a_single_sample_cut_in_parts_is_the_same(
+    several_threads, channels, length, layout
+):
+    block = randomised(GlobalContext(channels, ratio=1 / 2)).double()
+    x = LAYOUTS[layout](torch.randn(1, channels, length, dtype=torch.float64))
+    torch.testing.assert_close(block(x), published(block.state_dict(), x, **SETTINGS[0]))
+
+
+@pytest.mark.parametrize("cached", [1, 700, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_context_in_16_bits_is_rounded_once(monkeypatch, layout, dtype, cached):
+    monkeypatch.setattr(pooling, "_CACHED", cached)
+    block = randomised(GlobalContext(32)).to(dtype)
+    x = LAYOUTS[layout](torch.randn(5, 32, 3, 4)).to(dtype)
+    exact = block.double().spatial_pool(x.double())
+    context = block.to(dtype).spatial_pool(x)
+    tolerance = torch.finfo(dtype).eps
+    torch.testing.assert_close(context.double(), exact, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("cached", [1, 700, 10**9])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_gradients_in_16_bits_are_near_the_exact_ones(monkeypatch, layout, cached):
+    monkeypatch.setattr(pooling, "_CACHED", cached)
+    weight = torch.randn(1, 32, 1, 1).bfloat16()
+    bias, upstream = torch.zeros(1).bfloat16(), torch.randn(5, 32).bfloat16()
+    x = LAYOUTS[layout](torch.randn(5, 32, 3, 4)).bfloat16()
+    grads = pool_gradients(x, weight, bias, upstream)
+    exact = pool_gradients(*(t.double() for t in (x, weight, bias, upstream)))
+    for grad, true in zip(grads, exact, strict=True):
+        assert grad.dtype == torch.bfloat16
+        assert (grad.double() - true).norm() < 0.01 * true.norm() + 1e-9
+
+
+def pool_gradients(x, weight, bias, upstream):
+    wanted = [t.detach().requires_grad_() for t in (x, weight, bias)]
+    return torch.autograd.grad(pooling.attention_pool(*wanted), wanted, upstream)
+
+
+@pytest.mark.parametrize("chosen", SETTINGS, ids=str)
+def test_gradients_can_be_differentiated_again(chosen):
+    block = randomised(GlobalContext(6, ratio=1 / 2, **chosen)).double()
+    x = torch.randn(2, 6, 2, 3, dtype=torch.float64, requires_grad=True)
+    parameters = tuple(block.parameters())
+
+    def run(x, *values):
+        named = dict(zip(dict(block.named_parameters()), values, strict=True))
+        return torch.func.functional_call(block, named, (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *parameters))
+    assert torch.autograd.gradgradcheck(run, (x, *parameters), atol=1e-4)
+
+
+def test_bias_of_the_mask_gets_a_gradient_of_exactly_zero():
+    block = randomised(GlobalContext(16, ratio=1 / 4))
+    block(torch.randn(2, 16, 4, 4)).square().sum().backward()
+    assert torch.equal(block.conv_mask.bias.grad, torch.zeros(1))
+
+
+def test_gradients_keep_the_layout_of_the_features():
+    block = randomised(GlobalContext(16, ratio=1 / 4))
+    x = LAYOUTS["channels last"](torch.randn(2, 16, 4, 5)).requires_grad_()
+    block.spatial_pool(x).sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("frozen", ["x", "parameters"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(frozen):
+    block = randomised(GlobalContext(16, ratio=1 / 4))
+    x = torch.randn(2, 16, 4, 4, requires_grad=True)
+    block(x).square().sum().backward()
+    expected = {"x": x.grad, **{key: p.grad for key, p in block.named_parameters()}}
+    part, y = copy.deepcopy(block), x.detach().requires_grad_(frozen != "x")
+    part.zero_grad()
+    part.requires_grad_(frozen != "parameters")
+    part(y).square().sum().backward()
+    got = {"x": y.grad, **{key: p.grad for key, p in part.named_parameters()}}
+    for key, grad in got.items():
+        assert (grad is None) == ((key == "x") == (frozen == "x"))
+        assert grad is None or torch.equal(grad, expected[key])
 
 
 @pytest.mark.parametrize("chosen", SETTINGS, ids=str)
@@ -112,18 +244,23 @@ def test_new_block_with_identity_gate_changes_no_bit(chosen, dtype, size):
     assert same_bits(block(x), x)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=50)
 @given(
     channels=st.integers(2, 80),
     batch=st.integers(1, 4),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
+    positions=st.lists(st.integers(1, 7), min_size=1, max_size=3),
     chosen=st.sampled_from(SETTINGS),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    trained=st.booleans(),
 )
-def test_new_block_is_the_identity_at_any_size(channels, batch, height, width, chosen):
-    block = GlobalContext(channels, ratio=1.0, gate="identity", **chosen)
-    x = features(batch, channels, height, width)
-    assert same_bits(block(x), x)
+def test_new_block_is_the_identity_at_any_size(
+    channels, batch, positions, chosen, layout, dtype, trained
+):
+    block = GlobalContext(channels, ratio=1.0, gate="identity", **chosen).to(dtype)
+    x = LAYOUTS[layout](features(batch, channels, *positions, dtype=dtype))
+    with torch.set_grad_enabled(trained):
+        assert same_bits(block(x.requires_grad_(trained)).detach(), x.detach())
 
 
 def test_published_gate_halves_features_at_first():
@@ -187,6 +324,79 @@ def test_block_compiles_without_a_break():
     x = torch.randn(2, 16, 4, 4)
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), block(x))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+@pytest.mark.parametrize("chosen", BOTH_FUSIONS, ids=str)
+def test_compiled_gradients_are_those_of_the_block(chosen, layout):
+    block = randomised(GlobalContext(16, ratio=1 / 4, **chosen)).double()
+    x = LAYOUTS[layout](torch.randn(2, 16, 4, 3, dtype=torch.float64)).requires_grad_()
+    wanted, upstream = (x, *block.parameters()), torch.randn_like(x)
+    torch.compiler.reset()
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    grads = torch.autograd.grad(compiled(x), wanted, upstream)
+    torch.testing.assert_close(grads, torch.autograd.grad(block(x), wanted, upstream))
+
+
+@pytest.mark.parametrize("chosen", BOTH_FUSIONS, ids=str)
+def test_export_fits_any_batch_and_size_in_either_layout(chosen):
+    block = randomised(GlobalContext(16, ratio=1 / 4, **chosen)).eval()
+    dynamic = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)},)
+    exported = torch.export.export(block, (torch.randn(2, 16, 4, 5),), dynamic_shapes=dynamic)
+    core = exported.run_decompositions().module()
+    layouts = ["contiguous", "channels last"]
+    for layout, shape in itertools.product(layouts, [(3, 16, 2, 7), (1, 16, 3, 1)]):
+        x = LAYOUTS[layout](torch.randn(shape))
+        torch.testing.assert_close(core(x), block(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", SETTINGS, ids=str)
+def test_block_can_be_traced_for_another_batch(chosen):
+    block = randomised(GlobalContext(16, ratio=1 / 4, **chosen))
+    x = torch.randn(3, 16, 5, 4)
+    symbolic = torch.fx.symbolic_trace(block)
+    torch.testing.assert_close(symbolic(x), block(x))
+    loaded = copy.deepcopy(symbolic)
+    torch.testing.assert_close(loaded(x[:1]), block(x[:1]))
+
+
+def test_gradients_of_each_sample_can_be_mapped():
+    block = randomised(GlobalContext(8, ratio=1 / 2)).double()
+    parameters, x = dict(block.named_parameters()), torch.randn(3, 8, 2, 2, dtype=torch.float64)
+
+    def loss(values, sample):
+        return torch.func.functional_call(block, values, (sample[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    one = torch.func.grad(loss)(parameters, x[1])
+    for key, grads in each.items():
+        torch.testing.assert_close(grads[1], one[key])
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_context_is_not_rounded_under_autocast(pooling):
+    block = randomised(GlobalContext(32, pooling=pooling))
+    x = torch.randn(2, 32, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        context = block.spatial_pool(x)
+    assert torch.equal(context, block.spatial_pool(x))
+
+
+def test_training_under_autocast_gives_gradients_of_the_parameters_types():
+    block = randomised(GlobalContext(32))
+    x = torch.randn(2, 32, 6, 6).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        block(x).float().square().sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert {p.grad.dtype for p in block.parameters()} == {torch.float32}
+
+
+def test_block_can_be_pickled_and_keeps_its_output():
+    block, buffer = randomised(GlobalContext(16, ratio=1 / 4)), io.BytesIO()
+    torch.save(block, buffer)
+    buffer.seek(0)
+    x = torch.randn(2, 16, 3, 3)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x), block(x))
 
 
 @pytest.mark.parametrize(

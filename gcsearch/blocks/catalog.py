@@ -9,7 +9,10 @@ from typing import Any
 from torch import nn
 
 from gcsearch.blocks.global_context import GlobalContext
-from gcsearch.errors import BlockError
+from gcsearch.blocks.non_local import NonLocal
+from gcsearch.blocks.settings import refuse_unknown
+from gcsearch.blocks.simplified_non_local import SimplifiedNonLocal
+from gcsearch.blocks.squeeze_excitation import SqueezeExcitation
 from gcsearch.registry import Registry
 
 __all__ = ["BLOCKS", "build_block"]
@@ -35,12 +38,8 @@ def build_block(name: str, channels: int, **settings: Any) -> nn.Module:
         16
     """
     builder = BLOCKS[name]
-    allowed = [p.name for p in inspect.signature(builder).parameters.values()][1:]
-    unknown = sorted(set(settings) - set(allowed))
-    if unknown:
-        raise BlockError(
-            f"block {name!r} has no setting {unknown[0]!r}; its settings are {', '.join(allowed)}"
-        )
+    known = [p.name for p in inspect.signature(builder).parameters.values()][1:]
+    refuse_unknown(name, settings, known)
     return builder(channels, **settings)
 
 
@@ -53,3 +52,20 @@ def _global_context(
     fusions: Sequence[str] = ("channel_add",),
 ) -> nn.Module:
     return GlobalContext(channels, ratio=ratio, pooling=pooling, fusions=fusions, gate="identity")
+
+
+@BLOCKS.register("nl")
+def _non_local(
+    channels: int, *, mode: str = "embedded_gaussian", sub_sample: bool = False
+) -> nn.Module:
+    return NonLocal(channels, mode=mode, sub_sample=sub_sample)
+
+
+@BLOCKS.register("se")
+def _squeeze_excitation(channels: int, *, ratio: float = 1 / 16) -> nn.Module:
+    return SqueezeExcitation(channels, ratio=ratio, gate="identity")
+
+
+@BLOCKS.register("snl")
+def _simplified_non_local(channels: int) -> nn.Module:
+    return SimplifiedNonLocal(channels)

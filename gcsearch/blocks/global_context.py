@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gcsearch.errors import BlockError
+from gcsearch.blocks.pooling import attention_mask, attention_pool, fuse, mean_pool
+from gcsearch.blocks.settings import (
+    FUSIONS,
+    GATES,
+    POOLINGS,
+    bottleneck_planes,
+    complete_settings,
+    require_choice,
+)
 
 __all__ = ["FUSIONS", "GATES", "POOLINGS", "GlobalContext"]
 
-POOLINGS = ("att", "avg")
-"""Attention-weighted mean over positions, or the plain mean."""
-
-FUSIONS = ("channel_add", "channel_mul")
-"""Add a vector to every position, or scale every position by one."""
-
-GATES = ("sigmoid", "identity")
-"""``sigmoid(z)``, as published, or ``2 * sigmoid(z)``, which is 1 at initialisation."""
+# Symbolic tracing takes these as they are: they choose by the layout of real tensors.
+for _name in ("attention_pool", "fuse", "mean_pool"):
+    torch.fx.wrap(_name)
 
 
 class GlobalContext(nn.Module):
@@ -84,12 +88,12 @@ class GlobalContext(nn.Module):
         gate: str = "sigmoid",
     ) -> None:
         super().__init__()
-        _require(pooling, POOLINGS, "pooling")
-        _require(gate, GATES, "gate")
+        require_choice(gate, GATES, "gate")
+        given = {"ratio": ratio, "pooling": pooling, "fusions": fusions}
+        self.fusions: tuple[str, ...] = complete_settings("gc", given)["fusions"]
         self.channels = channels
-        self.planes = _bottleneck_planes(channels, ratio)
+        self.planes = bottleneck_planes("gc", channels, ratio)
         self.pooling = pooling
-        self.fusions = _canonical_fusions(fusions)
         self.gate = gate
         self.conv_mask = nn.Conv2d(channels, 1, 1) if pooling == "att" else None
         self.channel_add_conv = self._branch("channel_add")
@@ -107,31 +111,25 @@ class GlobalContext(nn.Module):
                 nn.init.zeros_(branch.get_parameter("3.bias"))
 
     def context_mask(self, x: Tensor) -> Tensor:
-        """Return the weight of each position in the context, (N, 1, H, W); it sums to 1."""
-        n, _, height, width = x.shape
+        """Return the weight of each position in the context, (N, 1, *positions); sums to 1."""
         if self.conv_mask is None:
-            return x.new_full((n, 1, height, width), 1 / (height * width))
-        return _attention(self.conv_mask, x.flatten(2)).reshape(n, 1, height, width)
+            return torch.full_like(x[:, :1], 1 / x[0, 0].numel())
+        return attention_mask(x, self.conv_mask.weight, cast(Tensor, self.conv_mask.bias))
 
     def spatial_pool(self, x: Tensor) -> Tensor:
-        """Return the context, (N, C, 1, 1)."""
-        if self.conv_mask is None:
-            return x.mean((2, 3), keepdim=True)
-        positions = x.flatten(2)
-        context = torch.matmul(_attention(self.conv_mask, positions), positions.transpose(1, 2))
-        return context.transpose(1, 2).unsqueeze(3)
+        """Return the context, (N, C, 1, 1): with as many ones as x has axes of positions."""
+        return self._context(x).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with its global context fused in; same shape, type and memory format."""
-        context = self.spatial_pool(x)
-        out = x
-        if self.channel_mul_conv is not None:
-            scale = torch.sigmoid(self.channel_mul_conv(context))
-            out = x * (2 * scale if self.gate == "identity" else scale).to(x.dtype)
-        if self.channel_add_conv is not None:
-            # x - (0 - t) is x + t, but keeps the sign of a zero in x when t is zero.
-            out = out - (0.0 - self.channel_add_conv(context)).to(x.dtype)
-        return out
+        context = self._context(x)
+        scale = term = None
+        if (branch := self.channel_mul_conv) is not None:
+            scale = torch.sigmoid(branch(context))
+            scale = 2 * scale if self.gate == "identity" else scale
+        if (branch := self.channel_add_conv) is not None:
+            term = branch(context)
+        return fuse(x, scale, term)
 
     def extra_repr(self) -> str:
         """Return the settings for ``repr``."""
@@ -140,50 +138,34 @@ class GlobalContext(nn.Module):
             f"{self.channels}, planes={self.planes}, {self.pooling}, {fusions}, gate={self.gate}"
         )
 
-    def _branch(self, fusion: str) -> nn.Sequential | None:
-        if fusion not in self.fusions:
-            return None
-        return nn.Sequential(
-            nn.Conv2d(self.channels, self.planes, 1),
-            nn.LayerNorm([self.planes, 1, 1]),
+    def _context(self, x: Tensor) -> Tensor:
+        mask = self.conv_mask
+        if mask is None:
+            return mean_pool(x)
+        return attention_pool(x, mask.weight, cast(Tensor, mask.bias))
+
+    def _branch(self, fusion: str) -> _Bottleneck | None:
+        return _Bottleneck(self.channels, self.planes) if fusion in self.fusions else None
+
+
+_Layers = tuple[nn.Conv2d, nn.LayerNorm, nn.ReLU, nn.Conv2d]
+
+
+class _Bottleneck(nn.Sequential):
+    """A bottleneck of 1x1 convolutions, computed as matrix products of vectors (N, C)."""
+
+    def __init__(self, channels: int, planes: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, planes, 1),
+            nn.LayerNorm([planes, 1, 1]),
             nn.ReLU(inplace=True),
-            nn.Conv2d(self.planes, self.channels, 1),
+            nn.Conv2d(planes, channels, 1),
         )
 
-
-def _attention(conv_mask: nn.Conv2d, positions: Tensor) -> Tensor:
-    """Return the mask over flattened positions: (N, C, H*W) -> (N, 1, H*W)."""
-    logits = torch.matmul(conv_mask.weight.flatten(1), positions) + conv_mask.bias  # type: ignore[operator]
-    return logits.softmax(2).to(positions.dtype)
-
-
-def _require(value: str, allowed: Sequence[str], kind: str) -> None:
-    if value not in allowed:
-        raise BlockError(f"{kind} {value!r} is unknown; use one of {', '.join(allowed)}")
-
-
-def _canonical_fusions(fusions: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(fusions, str) or not fusions:
-        raise BlockError(f"fusions {fusions!r} is no list of names; use one or more of {FUSIONS}")
-    for fusion in fusions:
-        _require(fusion, FUSIONS, "fusion")
-    return tuple(fusion for fusion in FUSIONS if fusion in fusions)
-
-
-def _bottleneck_planes(channels: int, ratio: float) -> int:
-    """Return the planes; LayerNorm over a single one is constant: nothing could be learnt."""
-    if channels < 2:
-        raise BlockError(f"channels = {channels} is too few for a bottleneck; it needs at least 2")
-    if not 0 < ratio <= 1:
-        raise BlockError(f"ratio {ratio!r} is outside (0, 1]; GCNet uses 1/4 to 1/32")
-    planes = int(channels * ratio)
-    if planes < 2:
-        raise BlockError(
-            f"ratio {ratio:.4g} of {channels} channels leaves planes = {planes}; "
-            f"layer norm needs at least 2: use a ratio of {_smallest_ratio(channels):g} or more"
-        )
-    return planes
-
-
-def _smallest_ratio(channels: int) -> float:
-    return math.ceil(2 / channels * 10**5) / 10**5
+    def forward(self, context: Tensor) -> Tensor:
+        """Return f(context), (N, C)."""
+        squeeze, norm, _, excite = cast(_Layers, self)
+        hidden = F.linear(context, squeeze.weight.flatten(1), squeeze.bias)
+        scale, shift = norm.weight.flatten(), norm.bias.flatten()
+        hidden = F.layer_norm(hidden, scale.shape, scale, shift, norm.eps)
+        return F.linear(F.relu(hidden, inplace=True), excite.weight.flatten(1), excite.bias)
