@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
+from gcsearch.blocks.settings import BLOCK_SETTINGS, SETTING_DEFAULTS
 from gcsearch.errors import ArchitectureError
 
 __all__ = ["Architecture", "Insertion"]
@@ -22,9 +23,12 @@ ID_LENGTH = 12
 """Hex digits of an architecture's id: 48 bits, so a study of a million has no likely collision."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Insertion:
     """One block with its settings at one site.
+
+    Which settings a block has is told by ``gcsearch.blocks.BLOCK_SETTINGS``; those that are left
+    out take the block's defaults, so that equal insertions compare equal.
 
     Args:
         site: Dotted path of the module whose output the block transforms.
@@ -32,48 +36,53 @@ class Insertion:
         ratio: Bottleneck planes over channels, in (0, 1]; a string such as ``"1/16"`` is read too.
         pooling: How the context is pooled over positions: ``"att"`` or ``"avg"`` for GC.
         fusions: How the context is fused: ``"channel_add"``, ``"channel_mul"`` or both. Order does
-            not matter: the tuple is kept sorted, so that equal insertions compare equal.
+            not matter: the tuple is kept sorted.
+        mode: How NL compares positions, e.g. ``"embedded_gaussian"``.
+        sub_sample: Whether NL attends to every second position only.
 
     Raises:
-        ArchitectureError: A value is of the wrong type or out of range.
+        ArchitectureError: A value is of the wrong type or out of range, or the block has no such
+            setting.
 
     Example:
-        >>> str(Insertion("layer3.5", ratio=1 / 16))
-        'layer3.5 gc r1/16 att add'
+        >>> str(Insertion("layer3.5", ratio=1 / 16)), str(Insertion("layer3.5", "snl"))
+        ('layer3.5 gc r1/16 att add', 'layer3.5 snl')
     """
 
     site: str
     block: str = "gc"
-    ratio: float = 1 / 16
-    pooling: str = "att"
-    fusions: tuple[str, ...] = ("channel_add",)
+    ratio: float | None = None
+    pooling: str | None = None
+    fusions: tuple[str, ...] | None = None
+    mode: str | None = None
+    sub_sample: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.site, str) or not self.site:
             raise ArchitectureError(f"site {_short(self.site)} is not a dotted module path")
-        for name in ("block", "pooling"):
-            if not isinstance(value := getattr(self, name), str):
-                raise ArchitectureError(f"{name} {_short(value)} is not a name, e.g. 'gc', 'att'")
-        if not _is_names(self.fusions):
-            raise ArchitectureError(
-                f"fusions {_short(self.fusions)} is not a list of names; write ['channel_add']"
-            )
-        object.__setattr__(self, "ratio", read_ratio(self.ratio))
-        object.__setattr__(self, "fusions", tuple(sorted(set(self.fusions))))
+        if not isinstance(self.block, str):
+            raise ArchitectureError(f"block {_short(self.block)} is not a name, e.g. 'gc'")
+        own = BLOCK_SETTINGS.get(self.block, tuple(SETTING_DEFAULTS))
+        for name, default in SETTING_DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not None and name not in own:
+                known = ", ".join(own) or "none"
+                raise ArchitectureError(
+                    f"block {self.block!r} has no setting {name!r}; its settings: {known}"
+                )
+            if name in own:
+                value = _READERS[name](name, default if value is None else value)
+                object.__setattr__(self, name, value)
 
     def settings(self) -> dict[str, Any]:
         """Return what the block's constructor takes."""
-        return {"ratio": self.ratio, "pooling": self.pooling, "fusions": self.fusions}
+        values = {name: getattr(self, name) for name in SETTING_DEFAULTS}
+        return {name: value for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, safe for YAML and JSON."""
-        return {
-            "site": self.site,
-            "block": self.block,
-            "ratio": self.ratio,
-            "pooling": self.pooling,
-            "fusions": list(self.fusions),
-        }
+        settings = {k: list(v) if k == "fusions" else v for k, v in self.settings().items()}
+        return {"site": self.site, "block": self.block, **settings}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Insertion:
@@ -88,8 +97,8 @@ class Insertion:
         return cls(**data)
 
     def __str__(self) -> str:
-        fusions = "+".join(f.removeprefix("channel_") for f in self.fusions)
-        return f"{self.site} {self.block} r{show_ratio(self.ratio)} {self.pooling} {fusions}"
+        words = [_WORDS[name](value) for name, value in self.settings().items()]
+        return " ".join(filter(None, [self.site, self.block, *words]))
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Architecture:
         for insertion in self.insertions:
             if not isinstance(insertion, Insertion):
                 raise ArchitectureError(f"{_short(insertion)} is no Insertion; make one of it")
-        ordered = tuple(sorted(self.insertions))
+        ordered = tuple(sorted(self.insertions, key=lambda insertion: insertion.site))
         sites = [insertion.site for insertion in ordered]
         twice = sorted({site for site in sites if sites.count(site) > 1})
         if twice:
@@ -199,10 +208,27 @@ def show_ratio(ratio: float) -> str:
     return str(fraction) if float(fraction) == ratio else repr(ratio)
 
 
-def _is_names(value: object) -> bool:
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
-        return False
-    return all(isinstance(name, str) for name in value)
+def _read_name(setting: str, value: object) -> str:
+    if not isinstance(value, str):
+        example = SETTING_DEFAULTS[setting]
+        raise ArchitectureError(f"{setting} {_short(value)} is not a name, e.g. {example!r}")
+    return value
+
+
+def _read_names(setting: str, value: object) -> tuple[str, ...]:
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    names = list(value) if is_list else []  # type: ignore[call-overload]
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ArchitectureError(
+            f"{setting} {_short(value)} is not a list of names; write ['channel_add']"
+        )
+    return tuple(sorted(set(names)))
+
+
+def _read_flag(setting: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ArchitectureError(f"{setting} {_short(value)} is neither true nor false")
+    return value
 
 
 def _short(value: object) -> str:
@@ -214,3 +240,20 @@ def _refuse_unknown(data: Mapping[str, Any], known: set[str], kind: str) -> None
     unknown = sorted(str(key) for key in set(data) - known)
     if unknown:
         raise ArchitectureError(f"{kind} has unknown key {unknown[0]!r}; known: {sorted(known)}")
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "ratio": lambda _, value: read_ratio(value),
+    "pooling": _read_name,
+    "fusions": _read_names,
+    "mode": _read_name,
+    "sub_sample": _read_flag,
+}
+_WORDS: dict[str, Callable[[Any], str]] = {
+    "ratio": lambda ratio: f"r{show_ratio(ratio)}",
+    "pooling": str,
+    "fusions": lambda names: "+".join(name.removeprefix("channel_") for name in names),
+    "mode": str,
+    "sub_sample": lambda flag: "sub" if flag else "",
+}
+"""How each setting is read from plain data, and shown."""

@@ -19,11 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-import torch
 from pydantic import Field, field_validator
 
 from gcsearch.architecture import Architecture, Insertion, read_ratio, show_ratio
-from gcsearch.blocks import BLOCKS, FUSIONS, POOLINGS, build_block
+from gcsearch.blocks import BLOCK_SETTINGS, FUSIONS, MODES, POOLINGS, n_macs
 from gcsearch.errors import (
     ArchitectureError,
     BlockError,
@@ -61,6 +60,10 @@ class SpaceSettings(Settings):
         "channel_add+channel_mul",
     )
     """Fusions to choose from; join two names by ``+`` for both at once."""
+    modes: Annotated[tuple[str, ...], Field(min_length=1)] = ("embedded_gaussian",)
+    """How NL may compare positions: gaussian, embedded_gaussian, dot_product, concatenation."""
+    sub_samples: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
+    """Whether NL may attend to every second position only: [false], [true] or both."""
     max_insertions: Annotated[int, Field(ge=1, le=1000)] = 4
     """Most blocks in one architecture."""
 
@@ -77,12 +80,17 @@ class SpaceSettings(Settings):
     @field_validator("blocks")
     @classmethod
     def _check_blocks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("block", value, BLOCKS.names())
+        return _known("block", value, sorted(BLOCK_SETTINGS))
 
     @field_validator("poolings")
     @classmethod
     def _check_poolings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _known("pooling", value, POOLINGS)
+
+    @field_validator("modes")
+    @classmethod
+    def _check_modes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("mode", value, MODES)
 
     @field_validator("fusions")
     @classmethod
@@ -135,7 +143,7 @@ class SearchSpace:
             if block == ABSENT:
                 continue
             options = self._choices[path][block]
-            picked = {k: _ask(trial, f"{path}/{block}/{k}", v) for k, v in options.items()}
+            picked = {k: _ask(trial, _name(path, block, k), v) for k, v in options.items()}
             insertions.append(_insertion(path, block, picked))
         return Architecture(self.backbone, tuple(insertions))
 
@@ -157,7 +165,7 @@ class SearchSpace:
                 options = self._choices[path][insertion.block]
                 settings = _settings_as_choices(insertion)
                 params |= {
-                    f"{path}/{insertion.block}/{k}": settings[k]
+                    _name(path, insertion.block, k): settings[k]
                     for k, v in options.items()
                     if len(v) > 1
                 }
@@ -268,24 +276,30 @@ def _no_match(sites: Sequence[Site], pattern: str) -> str:
 
 
 def _choices(site: Site, settings: SpaceSettings) -> dict[str, dict[str, list[Any]]]:
-    """Return block -> setting -> values at one site, without ratios too small for it."""
-    choices: dict[str, dict[str, list[Any]]] = {}
+    """Return block -> setting -> values at one site, without those that are not possible there."""
+    wanted: dict[str, Sequence[Any]] = {
+        "ratio": settings.ratios,
+        "pooling": settings.poolings,
+        "fusions": [tuple(fusions.split(JOIN)) for fusions in settings.fusions],
+        "mode": settings.modes,
+        "sub_sample": settings.sub_samples,
+    }
+    choices = {}
     for block in settings.blocks:
-        ratios = [r for r in settings.ratios if _fits(block, site.channels, r)]
-        if ratios:
-            choices[block] = {
-                "ratio": [show_ratio(r) for r in ratios],
-                "pooling": list(settings.poolings),
-                "fusion": list(settings.fusions),
-            }
+        options = {
+            name: [_to_choice(name, v) for v in wanted[name] if _fits(block, site, name, v)]
+            for name in BLOCK_SETTINGS[block]
+        }
+        if all(options.values()):
+            choices[block] = options
     return choices
 
 
-def _fits(block: str, channels: int, ratio: float) -> bool:
-    """Whether the block can be built so: with too few planes it cannot."""
+def _fits(block: str, site: Site, name: str, value: Any) -> bool:
+    """Whether a block can have this setting at a site: with too few planes, say, it cannot."""
+    others = {"ratio": 1.0} if "ratio" in BLOCK_SETTINGS[block] else {}
     try:
-        with torch.device("meta"):
-            build_block(block, channels, ratio=ratio)
+        n_macs(block, site.channels, site.positions, **(others | {name: value}))
     except BlockError:
         return False
     return True
@@ -308,16 +322,30 @@ def _ask(trial: AsksForChoices, name: str, choices: list[Any]) -> Any:
 
 
 def _insertion(path: str, block: str, picked: Mapping[str, Any]) -> Insertion:
-    fusions = tuple(picked["fusion"].split(JOIN))
-    return Insertion(path, block, read_ratio(picked["ratio"]), picked["pooling"], fusions)
+    return Insertion(path, block, **{k: _from_choice(k, v) for k, v in picked.items()})
 
 
-def _settings_as_choices(insertion: Insertion) -> dict[str, str]:
-    return {
-        "ratio": show_ratio(insertion.ratio),
-        "pooling": insertion.pooling,
-        "fusion": JOIN.join(insertion.fusions),
-    }
+def _settings_as_choices(insertion: Insertion) -> dict[str, Any]:
+    return {k: _to_choice(k, v) for k, v in insertion.settings().items()}
+
+
+def _to_choice(name: str, value: Any) -> Any:
+    """Return the value of a setting as Optuna and its dashboard are to see it."""
+    if name == "ratio":
+        return show_ratio(value)
+    return JOIN.join(value) if name == "fusions" else value
+
+
+def _from_choice(name: str, value: Any) -> Any:
+    """Undo :func:`_to_choice`."""
+    if name == "ratio":
+        return read_ratio(value)
+    return tuple(value.split(JOIN)) if name == "fusions" else value
+
+
+def _name(path: str, block: str, setting: str) -> str:
+    """Return what the parameter of a setting is called in a study."""
+    return f"{path}/{block}/{'fusion' if setting == 'fusions' else setting}"
 
 
 def _sites_of(params: Mapping[str, Any]) -> list[str]:

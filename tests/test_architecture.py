@@ -13,15 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gcsearch.architecture import Architecture, Insertion, read_ratio, show_ratio
+from gcsearch.blocks.settings import BLOCK_SETTINGS, FUSIONS, MODES, POOLINGS
 from gcsearch.errors import ArchitectureError
 
-INSERTIONS = st.builds(
-    Insertion,
-    site=st.sampled_from([f"layer{i}.{j}" for i in range(1, 5) for j in range(3)]),
-    block=st.sampled_from(["gc", "se"]),
-    ratio=st.floats(0, 1, exclude_min=True),
-    pooling=st.sampled_from(["att", "avg"]),
-    fusions=st.lists(st.sampled_from(["channel_add", "channel_mul"]), min_size=1).map(tuple),
+SITES = st.sampled_from([f"layer{i}.{j}" for i in range(1, 5) for j in range(3)])
+VALUES = {
+    "ratio": st.floats(0, 1, exclude_min=True),
+    "pooling": st.sampled_from(POOLINGS),
+    "fusions": st.lists(st.sampled_from(FUSIONS), min_size=1).map(tuple),
+    "mode": st.sampled_from(MODES),
+    "sub_sample": st.booleans(),
+}
+INSERTIONS = st.one_of(
+    st.builds(Insertion, site=SITES, block=st.just(block), **{k: VALUES[k] for k in settings})
+    for block, settings in BLOCK_SETTINGS.items()
 )
 ROWS = st.lists(INSERTIONS, unique_by=lambda i: i.site, max_size=5)
 KNOWN = Architecture("resnet50", (Insertion("layer4.0", ratio=1 / 4), Insertion("layer3.5")))
@@ -96,12 +101,12 @@ def nested(depth):
 BAD_INSERTIONS = {
     "site": ["", 3, None, ["a"]],
     "block": [1, None, ["gc"]],
-    "pooling": [2, None, {}],
+    "pooling": [2, {}],
     "ratio": [
-        *(0, -1, 1.5, True, None, "", "a/b", "1/0", [1], {}, b"0.5"),
+        *(0, -1, 1.5, True, "", "a/b", "1/0", [1], {}, b"0.5"),
         *(float("nan"), float("inf"), 10**400, "1e400", "1e999999999", "9" * 5000),
     ],
-    "fusions": ["channel_add", 1, None, [1], [None], {"channel_add": 1}],
+    "fusions": ["channel_add", 1, [1], [None], {"channel_add": 1}],
 }
 
 
@@ -150,3 +155,39 @@ def test_architectures_need_no_torch():
     code = "import sys, gcsearch.architecture; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("insertion", "settings", "text"),
+    [
+        (
+            Insertion("a"),
+            {"ratio": 1 / 16, "pooling": "att", "fusions": ("channel_add",)},
+            "a gc r1/16 att add",
+        ),
+        (Insertion("a", "se"), {"ratio": 1 / 16}, "a se r1/16"),
+        (Insertion("a", "snl"), {}, "a snl"),
+        (
+            Insertion("a", "nl", sub_sample=True),
+            {"mode": "embedded_gaussian", "sub_sample": True},
+            "a nl embedded_gaussian sub",
+        ),
+    ],
+)
+def test_each_block_has_its_own_settings_only(insertion, settings, text):
+    assert insertion.settings() == settings and str(insertion) == text
+    assert insertion.to_dict().keys() == {"site", "block", *settings}
+
+
+@pytest.mark.parametrize(
+    ("block", "settings", "told"),
+    [
+        ("se", {"pooling": "att"}, "block 'se' has no setting 'pooling'; its settings: ratio"),
+        ("snl", {"ratio": 0.5}, "block 'snl' has no setting 'ratio'; its settings: none"),
+        ("nl", {"sub_sample": 1}, "sub_sample 1 is neither true nor false"),
+        ("nl", {"mode": 3}, "mode 3 is not a name, e.g. 'embedded_gaussian'"),
+    ],
+)
+def test_setting_that_a_block_does_not_have_is_refused(block, settings, told):
+    with pytest.raises(ArchitectureError, match=told):
+        Insertion("layer1.0", block, **settings)

@@ -15,7 +15,6 @@ from gcsearch.cost import (
     LatencySettings,
     compare_latency,
     count,
-    count_insertion,
     measure_latency,
 )
 from gcsearch.errors import LatencyError
@@ -73,12 +72,6 @@ def test_counting_leaves_modes_gradients_and_statistics_as_they_were():
     count(model, SIZE)
     assert [m.training for m in model] == [True, False, True]
     assert torch.equal(model[1].running_mean, before) and model[0].weight.grad is None
-
-
-def test_insertion_is_counted_at_its_site():
-    site = Site("layer1.0", "after-add", 1, 64, (64, 8, 8))
-    assert count_insertion(site) == count(GlobalContext(64), (64, 8, 8))
-    assert count_insertion(Site("stem", "other", None, 8, (8, 8, 8))) is None
 
 
 def check_fields(ratio: LatencyRatio):

@@ -123,7 +123,7 @@ def test_ranges_are_the_same_in_every_trial():
         (Architecture("resnet18", (Insertion("layer1.0", ratio=0.3),)), "ratio '3/10' at"),
         (Architecture("resnet18", (Insertion("stem", ratio=1 / 16),)), "ratio '1/16' at 'stem'"),
         (Architecture("resnet18", (Insertion("layer1.0", pooling="max"),)), "pooling 'max' at"),
-        (Architecture("resnet18", (Insertion("layer1.0", fusions=()),)), "fusion '' at"),
+        (Architecture("resnet18", (Insertion("layer1.0", fusions=()),)), "fusions '' at"),
     ],
 )
 def test_architecture_outside_the_space_is_refused_with_the_reason(architecture, message):
@@ -196,3 +196,25 @@ def test_settings_are_kept_in_one_form():
 def test_settings_that_make_no_sense_are_refused(setting, told):
     with pytest.raises(ValidationError, match=told):
         SpaceSettings(**setting)
+
+
+def test_every_block_is_searched_with_its_own_settings():
+    settings = SpaceSettings(
+        blocks=("gc", "se", "snl", "nl"),
+        modes=("gaussian", "dot_product"),
+        sub_samples=(False, True),
+    )
+    sites = [
+        Site("picture", "after-add", 1, 64, (64, 8, 8)),
+        Site("tokens", "after-add", 1, 64, (50, 64), "NLC"),
+    ]
+    space, rng = SearchSpace("tiny", sites, settings), np.random.default_rng(0)
+    drawn = {i for _ in range(600) for i in space.random(rng).insertions}
+    assert {i.block for i in drawn} == {"gc", "se", "snl", "nl"}
+    assert {i.site for i in drawn if i.sub_sample} == {"picture"}  # tokens cannot be pooled by two
+    n_gc, n_se, n_nl = 3 * 2 * 3, 3, 2
+    assert space.n_architectures == (1 + n_gc + n_se + 1 + 2 * n_nl) * (1 + n_gc + n_se + 1 + n_nl)
+    for _ in range(50):
+        architecture = space.random(rng)
+        params = space.encode(architecture)
+        assert space.decode(optuna.trial.FixedTrial(params)) == architecture

@@ -331,8 +331,13 @@ def test_addition_in_the_root_belongs_to_the_activation_after_it():
     }
 
 
+def windows(x):
+    """Cut features of shape (N, C, H, W) into (N * windows, C, 4, 4)."""
+    return x.unflatten(3, (-1, 4)).unflatten(2, (-1, 4)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
 class Odd(nn.Module):
-    """One module for each reason not to be a site, each called on the same features."""
+    """One module for each reason not to be a site, and some odd sites, on the same features."""
 
     def __init__(self):
         super().__init__()
@@ -345,9 +350,11 @@ class Odd(nn.Module):
         self.vector = nn.AdaptiveAvgPool2d(1)
         self.fixed = nn.AdaptiveAvgPool2d(8)
         self.channels_last = Function(lambda x: x.permute(0, 2, 3, 1))
+        self.mixed = Function(lambda x: x.permute(0, 2, 1, 3))
         self.attention = Function(lambda x: x.flatten(2).mT @ x.flatten(2))
         self.heads = Function(lambda x: (x.flatten(2).mT @ x.flatten(2)).unsqueeze(1))
-        self.windows = Function(lambda x: torch.cat([x, x]))
+        self.windows = Function(windows)
+        self.both = Function(lambda x: torch.cat([x, x]))
         self.constant = Function(lambda x: torch.zeros(*x.shape))
         self.patched = nn.Identity()
         self.patched.forward = torch.relu
@@ -369,14 +376,14 @@ class Odd(nn.Module):
         ("twice", "is called 2 times"),
         ("never", "is never called"),
         ("shared", "is shared between several places"),
-        ("pair", "does not return one floating-point tensor with 4 axes"),
+        ("pair", "does not return one floating-point tensor with 3 to 5 axes"),
         ("integers", "does not return one floating-point tensor"),
-        ("attention", "does not return one floating-point tensor with 4 axes"),
-        ("vector", "does not return NCHW features"),
-        ("fixed", "does not return NCHW features"),
-        ("channels_last", "does not return NCHW features"),
-        ("heads", "does not return NCHW features"),
-        ("windows", "does not return NCHW features"),
+        ("attention", "does not return features"),
+        ("vector", "does not return features"),
+        ("fixed", "does not return features"),
+        ("mixed", "does not return features"),
+        ("heads", "does not return features"),
+        ("windows", "does not return features"),
         ("constant", "returns what does not depend on the input"),
         ("patched", "has a forward of its own"),
         ("children_sum", "cannot be made to run one child more"),
@@ -384,14 +391,16 @@ class Odd(nn.Module):
 )
 def test_unfit_module_is_no_site_and_says_why(path, reason):
     model = Odd()
-    assert [s.path for s in find_sites(model, SIZE)] == [
-        "stem",
-        "children_sum.branch0",
-        "children_sum.branch1",
-    ]
+    assert {s.path: s.layout for s in find_sites(model, SIZE)} == {
+        "stem": "NCHW",
+        "channels_last": "NHWC",
+        "both": "NCHW",
+        "children_sum.branch0": "NCHW",
+        "children_sum.branch1": "NCHW",
+    }
     if path:
         with pytest.raises(
-            SiteError, match=f"'{path}' of Odd is no site: it {reason}.*lists the 3"
+            SiteError, match=f"'{path}' of Odd is no site: it {reason}.*lists the 5"
         ):
             insert(model, [Insertion(path, ratio=0.5)], input_size=SIZE)
 
@@ -468,14 +477,14 @@ def test_known_sites_save_the_probe(small):
 
 def test_failed_probe_names_module_cause_and_cure_and_leaves_the_model(small):
     small.train()
-    message = r"Sequential cannot be probed .*\(2, 1, 32, 32\): its module '0' raised .*input_size"
+    message = r"Sequential cannot be probed .*\(1, 1, 32, 32\): its module '0' raised .*input_size"
     with unchanged(small), pytest.raises(SurgeryError, match=message):
         find_sites(small, (1, 32, 32))
 
 
 @pytest.mark.parametrize("size", [(3, 32), (3, 0, 32), (3, 32.0, 32)])
 def test_wrong_input_size_is_refused(small, size):
-    with pytest.raises(SurgeryError, match=r"is not \(channels, height, width\)"):
+    with pytest.raises(SurgeryError, match=r"is neither \(channels, height, width\)"):
         find_sites(small, size)
 
 
@@ -617,6 +626,144 @@ def test_block_whose_host_was_replaced_is_reported_and_removed(small):
     with pytest.raises(SurgeryError, match=r"'1\.0\.bn1' is no longer called, because SyncBatchN"):
         inserted_blocks(small)
     assert not any(BLOCK_NAME in key for key in remove(small).state_dict())
+
+
+def swap_norms(model):
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def fold_norms(model):
+    block = model[1][0]
+    block.conv1 = torch.nn.utils.fusion.fuse_conv_bn_eval(block.conv1, block.bn1)
+    block.bn1 = nn.Identity()
+    return model
+
+
+def drop_stage(model):
+    model[1] = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (swap_norms, "SyncBatchNorm replaced its host; gcsearch.remove"),
+        (fold_norms, "Identity replaced its host; gcsearch.remove"),
+        (drop_stage, "its host went; gcsearch.remove"),
+    ],
+)
+@pytest.mark.parametrize("duplicate", [lambda model: model, copy.deepcopy])
+def test_model_that_lost_the_call_of_a_block_refuses_to_run(small, change, told, duplicate):
+    small.eval()
+    insert(small, [Insertion("1.0.bn1", ratio=0.5)], input_size=SIZE)
+    insert(small, [Insertion("2.0", ratio=0.5)], input_size=SIZE)
+    changed = change(duplicate(small))
+    with pytest.raises(SurgeryError, match=rf"'1\.0\.bn1' is no longer called, because {told}"):
+        changed.eval()(images())
+    remove(changed)(images())
+
+
+class Tokens(nn.Module):
+    """A vision transformer in small, with or without a class token."""
+
+    def __init__(self, has_class_token):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.token = nn.Parameter(torch.zeros(1, 1, 16)) if has_class_token else None
+        self.norm, self.mlp = nn.LayerNorm(16), nn.Sequential(nn.Linear(16, 16), nn.GELU())
+        self.end, self.head = nn.Identity(), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = self.end(x + self.mlp(self.norm(x)))
+        return self.head(x.mean(1) if self.token is None else x[:, 0])
+
+
+class ChannelsLast(nn.Module):
+    """A stage of ConvNeXt's kind: the features are permuted in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.linear = (
+            nn.Conv2d(3, 16, 4, 4),
+            nn.LayerNorm(16),
+            nn.Linear(16, 16),
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.linear(self.norm(self.conv(x).permute(0, 2, 3, 1)))
+        return self.head(x.mean((1, 2)))
+
+
+def video_net():
+    body = [nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 16, 1)]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+class Flow(nn.Module):
+    """Two pictures go through one encoder as one batch, as in networks for optical flow."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.update = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, first, second, steps=2):
+        features = self.encoder(torch.cat([first, second]))
+        return self.update(torch.cat(features.chunk(2), 1))
+
+
+LAYOUTS = {
+    "NLC": (lambda: Tokens(False), (3, 32, 32), {"norm", "mlp", "mlp.0", "mlp.1", "end"}),
+    "NLC with a class token": (
+        lambda: Tokens(True),
+        (3, 32, 32),
+        {"norm", "mlp", "mlp.0", "mlp.1", "end"},
+    ),
+    "NHWC": (ChannelsLast, (3, 32, 32), {"norm", "linear"}),
+    "NCTHW": (video_net, (3, 4, 32, 32), {"0", "1", "2", "3"}),
+    "NCHW of pairs": (Flow, (3, 32, 32), {"encoder", "update"}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("block", ["gc", "se", "snl", "nl"])
+def test_blocks_work_in_every_layout(layout, block):
+    build, size, paths = LAYOUTS[layout]
+    torch.manual_seed(0)
+    model = build()
+    sites = [s for s in find_sites(model, size) if s.layout == layout.split()[0]]
+    assert {s.path for s in sites} == paths
+    inputs = [torch.randn(4, *size) for _ in range(2 if "pairs" in layout else 1)]
+    expected = model(*inputs)
+    settings = {"ratio": 1} if block in ("gc", "se") else {}
+    insert(model, [Insertion(s.path, block, **settings) for s in sites], sites=sites)
+    assert torch.equal(model(*inputs), expected)
+    perturb(model)(*inputs).sum().backward()
+    for path, module in inserted_blocks(model).items():
+        assert any(p.grad is not None and p.grad.any() for p in module.parameters()), path
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(*inputs), model(*inputs))
+
+
+def test_channels_are_found_in_a_model_of_one_size_only():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens = Tokens(True)
+            self.places = nn.Parameter(torch.randn(1, 17, 16))
+
+        def forward(self, x):
+            x = self.tokens.patches(x).flatten(2).transpose(1, 2)
+            x = torch.cat([self.tokens.token.expand(len(x), -1, -1), x], 1) + self.places
+            return self.tokens.head(self.tokens.norm(x)[:, 0])
+
+    assert {s.path: (s.layout, s.positions) for s in find_sites(Fixed(), SIZE)} == {
+        "tokens.patches": ("NCHW", (4, 4)),
+        "tokens.norm": ("NLC", (17,)),
+    }
 
 
 @pytest.mark.parametrize("is_strict", [True, False])

@@ -1,6 +1,6 @@
 """What an architecture costs to run: latency as a paired ratio, parameters, MACs."""
 
-from gcsearch.cost.counting import Counts, count, count_insertion
+from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
     LatencyRatio,
     LatencySettings,
@@ -14,6 +14,5 @@ __all__ = [
     "LatencySettings",
     "compare_latency",
     "count",
-    "count_insertion",
     "measure_latency",
 ]

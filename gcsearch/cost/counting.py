@@ -8,11 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcsearch.blocks import build_block
-from gcsearch.errors import BlockError
-from gcsearch.surgery import Site
-
-__all__ = ["Counts", "count", "count_insertion"]
+__all__ = ["Counts", "count"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Counts:
     macs: int
 
 
-def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> Counts:
+def count(model: nn.Module, input_size: tuple[int, ...] = (3, 224, 224)) -> Counts:
     """Count the parameters and multiply-accumulates of ``model``.
 
     Counted by torch's own flop counter: convolutions, matrix products and attention, two flops a
@@ -50,16 +46,3 @@ def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
             module.training = was_training
     params = sum(p.numel() for p in model.parameters())
     return Counts(params=params, macs=counter.get_total_flops() // 2)
-
-
-def count_insertion(site: Site, block: str = "gc") -> Counts | None:
-    """Count what a block of default settings adds at a site; ``None`` if it cannot be there.
-
-    Args:
-        site: Where, with the shape of its features.
-        block: Registered name of the block.
-    """
-    try:
-        return count(build_block(block, site.channels), site.shape)  # type: ignore[arg-type]
-    except BlockError:
-        return None

@@ -83,7 +83,7 @@ class LatencyRatio:
 
 def measure_latency(
     architecture: Architecture,
-    input_size: tuple[int, int, int] = (3, 224, 224),
+    input_size: tuple[int, ...] = (3, 224, 224),
     settings: LatencySettings | None = None,
     *,
     trust: bool = False,
@@ -108,7 +108,7 @@ def measure_latency(
 def compare_latency(
     candidate: nn.Module,
     baseline: nn.Module,
-    input_size: tuple[int, int, int],
+    input_size: tuple[int, ...],
     settings: LatencySettings,
     *,
     seed: int = 0,

@@ -8,11 +8,12 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from gcsearch.surgery.axes import channel_axes
 from gcsearch.surgery.host import BLOCK_NAME, holds_block
-from gcsearch.surgery.layout import is_channels_first
+from gcsearch.surgery.layout import Features, read_layout
 from gcsearch.surgery.tracing import Return, Trace
 
-__all__ = ["refused_by_probe", "refused_by_rehearsal"]
+__all__ = ["read_features", "refused_by_probe"]
 
 
 def refused_by_probe(model: nn.Module, trace: Trace) -> dict[str, str]:
@@ -29,27 +30,36 @@ def refused_by_probe(model: nn.Module, trace: Trace) -> dict[str, str]:
     return {path: reason for path, reason in reasons.items() if reason}
 
 
-def refused_by_rehearsal(
+def read_features(
     paths: Collection[str], trace: Trace, rehearsal: Trace | None
-) -> dict[str, str]:
-    """Return by path why a module is no site, after a forward in which all held a stand-in.
+) -> tuple[list[Features], dict[str, str]]:
+    """Return what the modules return, with its layout, and by path why the others are no sites.
 
     Args:
         paths: The modules that are in question.
         trace: The first forward.
-        rehearsal: The one with stand-ins, of another batch and, if possible, another size; None if
-            it failed.
+        rehearsal: One in which all held a stand-in, of another batch and, if possible, another
+            size; None if it failed.
     """
-    before, after = _shapes(trace), _shapes(rehearsal) if rehearsal else {}
+    axes = channel_axes(trace.values)
+    after = {returned.path: returned.shape for returned in rehearsal.returns} if rehearsal else {}
     n_calls = Counter(returned.path for returned in rehearsal.returns) if rehearsal else None
-    reasons = {}
-    for path in paths:
-        second = (rehearsal.input_shape, after.get(path, ())) if rehearsal else None
+    returns = [returned for returned in trace.returns if returned.path in paths]
+    is_fixed = all(r.shape[1:] == after.get(r.path, r.shape)[1:] for r in returns)
+    features, reasons = [], {}
+    for returned in returns:
+        path, shape = returned.path, returned.shape
         if n_calls is not None and n_calls[f"{path}.{BLOCK_NAME}"] != 1:
             reasons[path] = "cannot be made to run one child more, once, at its end"
-        elif not is_channels_first((trace.input_shape, before[path]), second):
-            reasons[path] = "does not return NCHW features whose size follows the input's"
-    return reasons
+            continue
+        second = (rehearsal.input_shape, after[path]) if rehearsal else None
+        axis = None if returned.value is None else axes[returned.value]
+        layout = read_layout((trace.input_shape, shape), second, axis, has_fixed_size=is_fixed)
+        if layout is None or returned.value is None:
+            reasons[path] = "does not return features of one picture each, by channel and position"
+        else:
+            features.append(Features(path, returned.value, shape, layout))
+    return features, reasons
 
 
 def _unfit_module(path: str, module: nn.Module, n_names: int) -> str:
@@ -82,12 +92,8 @@ def _uncounted(n_calls: int) -> str:
 
 
 def _unfit_output(output: Return) -> str:
-    if not output.is_float or len(output.shape) != 4:
-        return "does not return one floating-point tensor with 4 axes"
+    if not output.is_float or len(output.shape) not in (3, 4, 5):
+        return "does not return one floating-point tensor with 3 to 5 axes"
     if output.value is None:
         return "returns what does not depend on the input"
     return ""
-
-
-def _shapes(trace: Trace) -> dict[str, tuple[int, ...]]:
-    return {returned.path: returned.shape for returned in trace.returns}

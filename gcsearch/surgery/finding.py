@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from gcsearch.errors import SurgeryError
-from gcsearch.surgery.eligibility import refused_by_probe, refused_by_rehearsal
-from gcsearch.surgery.host import attach, detach, is_host
-from gcsearch.surgery.layout import LAYOUT, other_sizes
+from gcsearch.surgery.eligibility import read_features, refused_by_probe
+from gcsearch.surgery.guard import off_guard
+from gcsearch.surgery.host import attach, detach, follows_channels_last, is_host
+from gcsearch.surgery.layout import Features, other_sizes
 from gcsearch.surgery.probe import run_probe
 from gcsearch.surgery.roles import Role, assign_roles
 from gcsearch.surgery.site import Site
-from gcsearch.surgery.tracing import Return, Trace
+from gcsearch.surgery.tracing import Trace
 
 __all__ = ["Survey", "check_model", "find_sites", "survey"]
 
-BATCHES = 2, 3
+BATCHES = 1, 2
 """Batch sizes of the two probes: the axis that follows them is N."""
 
 
@@ -32,18 +33,21 @@ class Survey:
     refusals: dict[str, str]
 
 
-def find_sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Site]:
+def find_sites(model: nn.Module, input_size: tuple[int, ...] = (3, 224, 224)) -> list[Site]:
     """Return the places where a block may go, in order of execution.
 
     Runs the model twice, at two sizes, in evaluation mode without gradients; it is left as it was.
     A module is a site if it is called exactly once, is not shared, and returns one floating-point
-    tensor of layout NCHW whose height and width follow those of the input. The second run
-    rehearses the surgery with stand-ins. Blocks that the model already holds are ignored; hooks
-    that are registered on it run.
+    tensor of features: of pictures, video or tokens, with the channels first or last. The
+    operations that made it tell which axis holds the channels, and its size in the two runs
+    whether the others are batch and positions. The second run rehearses the surgery with
+    stand-ins. Blocks that the model already holds are ignored; hooks that are registered on it
+    run.
 
     Args:
-        model: Any module that takes one batch of images.
-        input_size: Channels, height and width of the images.
+        model: Any module that takes one batch of images or clips, or several batches.
+        input_size: Channels, height and width of the images; of clips channels, frames, height
+            and width.
 
     Raises:
         SurgeryError: The model raised, or is of a kind that cannot be altered.
@@ -56,7 +60,7 @@ def find_sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
     return survey(model, input_size).sites
 
 
-def survey(model: nn.Module, input_size: tuple[int, int, int]) -> Survey:
+def survey(model: nn.Module, input_size: tuple[int, ...]) -> Survey:
     """Return the sites of a model together with the reasons against the other modules.
 
     Raises:
@@ -69,11 +73,9 @@ def survey(model: nn.Module, input_size: tuple[int, int, int]) -> Survey:
         refusals = refused_by_probe(model, trace)
         paths = [path for path, _ in model.named_modules() if path not in refusals]
         rehearsal = _rehearse(model, paths, input_size)
-    refusals |= refused_by_rehearsal(paths, trace, rehearsal)
-    eligible = [returned for returned in trace.returns if returned.path not in refusals]
-    roles = assign_roles(trace, eligible)
-    sites = [_site(returned, roles[returned.path]) for returned in eligible]
-    return Survey(sites, refusals)
+    features, reasons = read_features(paths, trace, rehearsal)
+    roles = assign_roles(trace, features)
+    return Survey([_site(each, roles[each.path]) for each in features], refusals | reasons)
 
 
 def check_model(model: nn.Module) -> None:
@@ -95,26 +97,28 @@ def check_model(model: nn.Module) -> None:
         raise SurgeryError(f"{kind} has uninitialised parameters; run a batch through it first")
 
 
-def _check_size(input_size: tuple[int, int, int]) -> None:
-    if len(input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in input_size):
+def _check_size(input_size: tuple[int, ...]) -> None:
+    is_size = len(input_size) in (3, 4) and all(isinstance(n, int) and n > 0 for n in input_size)
+    if not is_size:
         raise SurgeryError(
-            f"input_size {input_size!r} is not (channels, height, width), e.g. (3, 224, 224)"
+            f"input_size {input_size!r} is neither (channels, height, width), e.g. (3, 224, 224), "
+            "nor (channels, frames, height, width), e.g. (3, 16, 112, 112)"
         )
 
 
 @contextmanager
 def _without_blocks(model: nn.Module) -> Iterator[None]:
-    held = [(module, detach(module)) for module in list(model.modules()) if is_host(module)]
+    hosts = [module for module in model.modules() if is_host(module)]
+    held = [(host, follows_channels_last(host), detach(host)) for host in hosts]
     try:
-        yield
+        with off_guard(model):
+            yield
     finally:
-        for module, block in held:
-            attach(module, block)
+        for host, is_channels_last, block in held:
+            attach(host, block, is_channels_last=is_channels_last)
 
 
-def _rehearse(
-    model: nn.Module, paths: Iterable[str], input_size: tuple[int, int, int]
-) -> Trace | None:
+def _rehearse(model: nn.Module, paths: Iterable[str], input_size: tuple[int, ...]) -> Trace | None:
     """Run the model with a stand-in for a block at each path, at another size if it takes one.
 
     Where that fails at every size, modules with children are left out: one of them may run
@@ -143,13 +147,13 @@ def _standing_in(hosts: Iterable[nn.Module]) -> Iterator[None]:
             detach(host)
 
 
-def _site(returned: Return, role: Role) -> Site:
+def _site(features: Features, role: Role) -> Site:
     return Site(
-        path=returned.path,
+        path=features.path,
         kind=role.kind,
         stage=role.stage,
-        channels=returned.shape[1],
-        shape=returned.shape[1:],
-        layout=LAYOUT,
+        channels=features.channels,
+        shape=features.shape[1:],
+        layout=features.layout,
         is_stage_end=role.is_stage_end,
     )

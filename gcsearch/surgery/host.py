@@ -16,23 +16,43 @@ from torch import nn
 
 from gcsearch.errors import SurgeryError
 
-__all__ = ["BLOCK_NAME", "attach", "detach", "holds_block", "host_class", "is_host"]
+__all__ = [
+    "BLOCK_NAME",
+    "attach",
+    "detach",
+    "follows_channels_last",
+    "holds_block",
+    "host_class",
+    "is_host",
+]
 
 BLOCK_NAME = "gcsearch_block"
 """Reserved name of the child: keys of a state dict that have it as a part are the block's."""
 
 _BASE = "_gcsearch_base"
+_IS_CHANNELS_LAST = "_gcsearch_is_channels_last"
 
 
-def attach(host: nn.Module, block: nn.Module) -> None:
-    """Make ``host`` return ``block(what it returned)``."""
-    altered = host_class(type(host))  # type: ignore[arg-type]  # mypy hashes the instance
+def attach(host: nn.Module, block: nn.Module, *, is_channels_last: bool = False) -> None:
+    """Make ``host`` return ``block(what it returned)``.
+
+    Args:
+        host: Altered in place.
+        block: Takes features of shape (N, C, ...).
+        is_channels_last: Whether the host returns (N, ..., C); the block gets a view of it.
+    """
+    altered = host_class(type(host), is_channels_last)  # type: ignore[arg-type]  # mypy hashes it
     host.add_module(BLOCK_NAME, block)
     try:
         host.__class__ = altered
     except TypeError:
         del host._modules[BLOCK_NAME]
         raise
+
+
+def follows_channels_last(host: nn.Module) -> bool:
+    """Whether :func:`attach` was told that the host returns its channels last."""
+    return bool(getattr(type(host), _IS_CHANNELS_LAST, False))
 
 
 def detach(host: nn.Module) -> nn.Module:
@@ -52,8 +72,8 @@ def is_host(module: nn.Module) -> bool:
 
 
 @functools.cache
-def host_class(base: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass of ``base`` that calls a block; one for each ``base``.
+def host_class(base: type[nn.Module], is_channels_last: bool = False) -> type[nn.Module]:
+    """Return the subclass of ``base`` that calls a block; one for each ``base`` and layout.
 
     It goes by the module and name of ``base``, so that tracers treat it alike: a layer of torch's
     own remains a leaf to ``torch.fx``.
@@ -62,13 +82,18 @@ def host_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.gcsearch_block(base.forward(self, *args, **kwargs))
 
+    def forward_channels_last(self: Any, *args: Any, **kwargs: Any) -> Any:
+        features = base.forward(self, *args, **kwargs)
+        return self.gcsearch_block(features.movedim(-1, 1)).movedim(1, -1)
+
     namespace = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": _reduce_host,
-        "forward": forward,
+        "forward": forward_channels_last if is_channels_last else forward,
         _BASE: base,
+        _IS_CHANNELS_LAST: is_channels_last,
         **_container_methods(base),
     }
     return type(base.__name__, (base,), namespace)
@@ -76,13 +101,14 @@ def host_class(base: type[nn.Module]) -> type[nn.Module]:
 
 def _reduce_host(host: nn.Module, protocol: Any) -> tuple[Any, ...]:
     """Copy and pickle by the importable base class and the state."""
-    base = getattr(type(host), _BASE)
+    kind = type(host)
+    base = getattr(kind, _BASE)
     _, args, *state = base.__reduce_ex__(host, max(protocol, 2))
-    return (_new_host, (base, *args[1:]), *state)
+    return (_new_host, (base, getattr(kind, _IS_CHANNELS_LAST), *args[1:]), *state)
 
 
-def _new_host(base: type[nn.Module], *args: Any) -> nn.Module:
-    altered = host_class(base)  # type: ignore[arg-type]
+def _new_host(base: type[nn.Module], is_channels_last: bool, *args: Any) -> nn.Module:
+    altered = host_class(base, is_channels_last)  # type: ignore[arg-type]
     return altered.__new__(altered, *args)
 
 

@@ -12,7 +12,9 @@ from gcsearch.architecture import Insertion
 from gcsearch.blocks import build_block
 from gcsearch.errors import BlockError, SiteError, SurgeryError, near_misses
 from gcsearch.surgery.finding import Survey, check_model, survey
+from gcsearch.surgery.guard import guard, unguard
 from gcsearch.surgery.host import BLOCK_NAME, attach, detach, holds_block, is_host
+from gcsearch.surgery.layout import is_channels_last
 from gcsearch.surgery.site import Site
 
 __all__ = ["backbone_state_dict", "insert", "inserted_blocks", "remove"]
@@ -22,7 +24,7 @@ def insert(
     model: nn.Module,
     insertions: Iterable[Insertion],
     *,
-    input_size: tuple[int, int, int] = (3, 224, 224),
+    input_size: tuple[int, ...] = (3, 224, 224),
     sites: Sequence[Site] | None = None,
 ) -> nn.Module:
     """Insert blocks into ``model`` in place and return it.
@@ -35,7 +37,7 @@ def insert(
     Args:
         model: The backbone; it may hold blocks at other sites already.
         insertions: At most one for each site, in any order; none at all leaves the baseline.
-        input_size: Channels, height and width of the images the model is probed with.
+        input_size: Of the images the model is probed with; see :func:`find_sites`.
         sites: What :func:`find_sites` returned for this model, to save the probe.
 
     Returns:
@@ -61,8 +63,9 @@ def insert(
     plan = []
     for insertion in wanted:
         host, site = _locate(model, found, insertion.site)
-        plan.append((host, _build(insertion, site, host, model)))
+        plan.append((host, _build(insertion, site, host, model), is_channels_last(site.layout)))
     _attach_all(plan)
+    guard(model, [insertion.site for insertion in wanted])
     return model
 
 
@@ -79,6 +82,7 @@ def remove(model: nn.Module) -> nn.Module:
     """
     for _, module in list(_holders(model)):
         detach(module)
+    unguard(model)
     return model
 
 
@@ -159,11 +163,11 @@ def _placement(host: nn.Module, model: nn.Module) -> tuple[torch.device, torch.d
     return weights[0].device, kernels[0].dtype
 
 
-def _attach_all(plan: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+def _attach_all(plan: Sequence[tuple[nn.Module, nn.Module, bool]]) -> None:
     done: list[nn.Module] = []
     try:
-        for host, block in plan:
-            attach(host, block)
+        for host, block, is_last in plan:
+            attach(host, block, is_channels_last=is_last)
             done.append(host)
     except Exception:
         for host in done:

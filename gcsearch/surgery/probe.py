@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ SEED = 0
 def run_probe(model: nn.Module, input_size: tuple[int, ...], batch: int) -> Trace:
     """Run one forward in evaluation mode and return what it computed.
 
+    A model whose forward needs several arguments, as those for optical flow do, gets a batch for
+    each.
+
     Training flags, batch statistics, hooks and the state of the random generators are as before
     when it returns, and when it raises.
 
@@ -28,14 +32,23 @@ def run_probe(model: nn.Module, input_size: tuple[int, ...], batch: int) -> Trac
     """
     tracer = Tracer()
     with _undisturbed(model):
-        inputs = _noise(model, (batch, *input_size))
+        noise = _noise(model, (batch, *input_size))
+        inputs = [noise, *(noise.roll(i, -1) for i in range(1, _n_inputs(model)))]
         try:
             with tracer.following(model), torch.no_grad(), tracer:
                 tracer.start(inputs)
-                model(inputs)
+                model(*inputs)
         except Exception as error:
-            raise SurgeryError(_failure(model, inputs, tracer.running, error)) from error
+            raise SurgeryError(_failure(model, noise, tracer.running, error)) from error
     return tracer.trace
+
+
+def _n_inputs(model: nn.Module) -> int:
+    """Return how many arguments the forward of a model cannot do without, at least one."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.kind in positional and p.default is p.empty]
+    return max(1, len(needed))
 
 
 def _failure(model: nn.Module, inputs: Tensor, path: str, error: Exception) -> str:
@@ -43,7 +56,8 @@ def _failure(model: nn.Module, inputs: Tensor, path: str, error: Exception) -> s
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
         f"{type(model).__name__} cannot be probed with an input of shape {tuple(inputs.shape)}: "
-        f"{where} raised {cause}; pass the input_size the model takes, (channels, height, width)"
+        f"{where} raised {cause}; pass the input_size the model takes, "
+        "(channels, height, width) or (channels, frames, height, width)"
     )
 
 

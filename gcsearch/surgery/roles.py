@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from gcsearch.surgery.layout import Features
 from gcsearch.surgery.site import AFTER_ADD, BEFORE_ADD, OTHER, STAGE_END
-from gcsearch.surgery.tracing import Return, Trace, Value
+from gcsearch.surgery.tracing import Trace, Value
 
 __all__ = ["Role", "assign_roles"]
 
@@ -28,7 +29,7 @@ class Role:
     is_stage_end: bool = False
 
 
-def assign_roles(trace: Trace, sites: Sequence[Return]) -> dict[str, Role]:
+def assign_roles(trace: Trace, sites: Sequence[Features]) -> dict[str, Role]:
     """Return the role of each site, by path.
 
     Several modules may return the same value, as a container and its last layer do: one of them
@@ -36,7 +37,7 @@ def assign_roles(trace: Trace, sites: Sequence[Return]) -> dict[str, Role]:
 
     Args:
         trace: A forward of the model.
-        sites: The returns of the eligible modules, in order of execution.
+        sites: What the eligible modules return, in order of execution.
     """
     after = _after_adds(trace, sites)
     before = _before_adds(trace, sites, after)
@@ -54,13 +55,13 @@ def assign_roles(trace: Trace, sites: Sequence[Return]) -> dict[str, Role]:
     }
 
 
-def _after_adds(trace: Trace, sites: Sequence[Return]) -> dict[int, Return]:
+def _after_adds(trace: Trace, sites: Sequence[Features]) -> dict[int, Features]:
     """Return the site of each residual addition, by the number of the sum, in order of execution.
 
     It is the module whose own forward adds, or else the first one that returns the sum.
     """
     n_uses = Counter(number for value in trace.values for number in set(value.inputs))
-    candidates: dict[int, list[Return]] = {}
+    candidates: dict[int, list[Features]] = {}
     for site in sites:
         total = _addition_behind(trace.values, n_uses, site.value)
         if total is not None:
@@ -90,12 +91,12 @@ def _addition_behind(values: list[Value], n_uses: Counter[int], number: int | No
 
 def _is_residual_addition(values: list[Value], value: Value) -> bool:
     shapes = [values[number].shape for number in value.inputs]
-    return value.operation == "add" and len(value.shape) == 4 and shapes == [value.shape] * 2
+    return value.operation == "add" and len(value.shape) >= 3 and shapes == [value.shape] * 2
 
 
 def _before_adds(
-    trace: Trace, sites: Sequence[Return], after: dict[int, Return]
-) -> Iterable[Return]:
+    trace: Trace, sites: Sequence[Features], after: dict[int, Features]
+) -> Iterable[Features]:
     """Return the site that ends the main branch of each residual addition, where there is one."""
     depths = _depths(trace.values)
     main = {max(trace.values[total].inputs, key=depths.__getitem__) for total in after}
@@ -110,7 +111,7 @@ def _depths(values: list[Value]) -> list[int]:
     return depths
 
 
-def _bottlenecks(trace: Trace, sites: Sequence[Return]) -> list[Return]:
+def _bottlenecks(trace: Trace, sites: Sequence[Features]) -> list[Features]:
     """Return the first site of each value that is all the later computation sees of the input."""
     last_use = [0] * len(trace.values)
     for value in trace.values:
@@ -125,15 +126,15 @@ def _bottlenecks(trace: Trace, sites: Sequence[Return]) -> list[Return]:
     return [site for site in sites if site.value in alone and first[site.value] is site]
 
 
-def _runs(sites: Iterable[Return]) -> list[list[Return]]:
-    return [list(run) for _, run in groupby(sites, key=lambda site: site.shape[2:])]
+def _runs(sites: Iterable[Features]) -> list[list[Features]]:
+    return [list(run) for _, run in groupby(sites, key=lambda site: site.positions)]
 
 
-def _weighted_runs(trace: Trace, sites: Iterable[Return]) -> list[list[Return]]:
+def _weighted_runs(trace: Trace, sites: Iterable[Features]) -> list[list[Features]]:
     """Return the runs of one resolution with weights in them: a pooling alone is no stage."""
     runs, start = [], 0
     for run in _runs(sites):
-        end = (run[-1].value or 0) + 1
+        end = run[-1].value + 1
         if any(value.is_weighted for value in trace.values[start:end]):
             runs.append(run)
         start = end
@@ -141,9 +142,9 @@ def _weighted_runs(trace: Trace, sites: Iterable[Return]) -> list[list[Return]]:
 
 
 def _stage_of(
-    site: Return, order: dict[str, int], stages: Sequence[Sequence[Return]]
+    site: Features, order: dict[str, int], stages: Sequence[Sequence[Features]]
 ) -> int | None:
     """Return the stage of this resolution that ends after the site, or else the last one."""
-    same = [i for i, run in enumerate(stages, 1) if run[-1].shape[2:] == site.shape[2:]]
+    same = [i for i, run in enumerate(stages, 1) if run[-1].positions == site.positions]
     later = [i for i in same if order[stages[i - 1][-1].path] >= order[site.path]]
     return next(iter(later or same[-1:]), None)

@@ -26,12 +26,14 @@ class Site:
             in order of execution; None for another resolution, e.g. the stem's.
         channels: Channels of the output.
         shape: Its shape without the batch, for the input size that was probed.
-        layout: Order of its axes; only ``"NCHW"`` is recognised.
+        layout: Order of its axes: ``"NCHW"``, ``"NHWC"``, ``"NLC"`` (tokens, a class token being
+            one of them), ``"NCL"``, ``"NCTHW"`` or ``"NTHWC"`` (video).
         is_stage_end: Whether it is the last such place of its stage.
 
     Example:
-        >>> Site("layer1.2", "after-add", 1, 256, (256, 56, 56), is_stage_end=True).kinds
-        ('after-add', 'stage-end')
+        >>> site = Site("layer1.2", "after-add", 1, 256, (256, 56, 56), is_stage_end=True)
+        >>> site.kinds, site.positions
+        (('after-add', 'stage-end'), (56, 56))
     """
 
     path: str
@@ -41,6 +43,12 @@ class Site:
     shape: tuple[int, ...]
     layout: str = "NCHW"
     is_stage_end: bool = False
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Sizes of the axes over which a context is pooled."""
+        axes = self.layout.removeprefix("N")
+        return tuple(n for n, axis in zip(self.shape, axes, strict=True) if axis != "C")
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Value:
         module: Path of the innermost module whose forward was running.
         shape: Its shape.
         is_weighted: Whether tensors that do not depend on the input, such as weights, took part.
+        numbers: The whole numbers among the arguments, e.g. the order of a permutation.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Value:
     module: str
     shape: tuple[int, ...]
     is_weighted: bool
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Trace:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input, which is the first value."""
+        """Shape of the first input, which is the first value."""
         return self.values[0].shape
 
 
@@ -101,9 +103,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for handle in handles:
                 handle.remove()
 
-    def start(self, inputs: Tensor) -> None:
-        """Declare the input of the model."""
-        self._add("input", (), [inputs], is_weighted=False)
+    def start(self, inputs: Iterable[Tensor]) -> None:
+        """Declare the inputs of the model."""
+        self._add("input", (), inputs, is_weighted=False)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -115,17 +117,30 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if inputs:
             name = str(func._schema.name).removeprefix("aten::").rstrip("_")
-            self._add(name, inputs, _tensors([result]), is_weighted=len(inputs) < len(tensors))
+            is_weighted = len(inputs) < len(tensors)
+            self._add(
+                name,
+                inputs,
+                _tensors([result]),
+                is_weighted=is_weighted,
+                numbers=tuple(_numbers(args)),
+            )
         return result
 
     def _add(
-        self, name: str, inputs: tuple[int, ...], results: Iterable[Tensor], *, is_weighted: bool
+        self,
+        name: str,
+        inputs: tuple[int, ...],
+        results: Iterable[Tensor],
+        *,
+        is_weighted: bool,
+        numbers: tuple[int, ...] = (),
     ) -> None:
         self._n_steps += 1
         for tensor in results:
             self._numbers[tensor] = len(self.trace.values)
             shape = tuple(tensor.shape)
-            value = Value(self._n_steps, name, inputs, self.running, shape, is_weighted)
+            value = Value(self._n_steps, name, inputs, self.running, shape, is_weighted, numbers)
             self.trace.values.append(value)
 
     def _enter(self, path: str) -> Any:
@@ -154,3 +169,11 @@ def _tensors(items: Iterable[Any]) -> Iterator[Tensor]:
             yield item
         elif isinstance(item, (list, tuple)):
             yield from _tensors(item)
+
+
+def _numbers(items: Iterable[Any]) -> Iterator[int]:
+    for item in items:
+        if isinstance(item, int) and not isinstance(item, bool):
+            yield item
+        elif isinstance(item, (list, tuple)):
+            yield from _numbers(item)
