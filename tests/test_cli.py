@@ -227,6 +227,24 @@ def test_sites_as_table_and_json(call):
     assert all(path in table for path in by_path) and "\x1b" not in table
 
 
+def test_sites_are_chosen_by_pattern(call):
+    chosen = ["--sites", "layer3.*.bn2", "--sites", "kind:stage-end", "--sites", "stage:1"]
+    _, out, _ = call("sites", "resnet18", "--image-size", "64", "--json", *chosen)
+    sites = json.loads(out)
+    assert {s["path"] for s in sites} >= {"layer3.0.bn2", "layer2.1", "layer4.1", "layer1.0"}
+    assert "layer3.0" not in {s["path"] for s in sites}
+    code, _, err = call("sites", "resnet18", "--image-size", "64", "--sites", "kind:stagend")
+    assert code == 1 and "'kind:stagend' fits no site; did you mean 'kind:stage-end'" in err
+
+
+def test_sites_of_video_and_flow_networks(call):
+    _, out, _ = call("sites", "r3d_18", "--image-size", "32", "--sites", "auto", "--json")
+    assert [s["path"] for s in json.loads(out)] == [f"layer{i}.{j}" for i in "1234" for j in "01"]
+    assert {s["layout"] for s in json.loads(out)} == {"NCTHW"}
+    _, out, _ = call("sites", "raft_small", "--image-size", "128", "--json")
+    assert {s["path"] for s in json.loads(out)} >= {"feature_encoder.layer1", "context_encoder"}
+
+
 def test_sites_of_an_unknown_backbone(call):
     code, _, err = call("sites", "mobilenet_v3_smal")
     assert code == 2 and "did you mean 'mobilenet_v3_small'" in err

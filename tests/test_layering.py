@@ -11,6 +11,7 @@ ROOT = Path(gcsearch.__file__).parent
 ROOMS = [
     "errors",
     "registry",
+    "imports",
     "settings",
     "intervals",
     "machine",
@@ -28,6 +29,7 @@ ROOMS = [
     "search",
     "results",
     "export",
+    "explain",
     "resume",
     "run",
     "cli",

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from gcsearch import __version__
-from gcsearch.cli import dashboard_command, export_command, run_command, show_commands
+from gcsearch.cli import (
+    dashboard_command,
+    explain_command,
+    export_command,
+    run_command,
+    show_commands,
+)
 from gcsearch.errors import ConfigError, GcsearchError, UnknownNameError
 
 __all__ = ["app", "main"]
@@ -35,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": show_commands.status,
     "front": show_commands.front,
     "export": export_command.export,
+    "explain": explain_command.explain,
     "dashboard": dashboard_command.dashboard,
 }
 for _name, _command in COMMANDS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from gcsearch.cli.options import (
 
 if TYPE_CHECKING:
     from gcsearch.results import SearchResult
+    from gcsearch.surgery import Site
 
 __all__ = ["backbones", "front", "result_to_dict", "sites", "status"]
 
@@ -36,27 +38,44 @@ def backbones(as_json: JsonOption = False) -> None:
 
 
 def sites(
-    backbone: Annotated[str, typer.Argument(help="A torchvision model or an import path.")],
+    backbone: Annotated[
+        str, typer.Argument(help="A torchvision model, timm:NAME or an import path.")
+    ],
+    patterns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sites",
+            metavar="PATTERN",
+            help="Show these only: a path with wildcards, kind:after-add, kind:before-add, "
+            "kind:stage-end, stage:3, auto. Give it once for each.",
+        ),
+    ] = None,
     image_size: Annotated[
-        int, typer.Option(min=8, help="Side of the pictures to probe with.")
-    ] = 224,
+        int | None,
+        typer.Option(min=8, help="Side of the pictures to probe with; the backbone's own if not."),
+    ] = None,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show where blocks may go in a backbone, with shapes and what the default GC would add.
 
-    Example: gcsearch sites resnet50
+    Example: gcsearch sites resnet50 --sites 'layer3.*' --sites kind:stage-end
     """
-    from gcsearch.backbones import build_backbone
+    from gcsearch.backbones import build_backbone, default_input_size
     from gcsearch.cli.tables import plain_table, stdout
-    from gcsearch.cost import count_insertion
+    from gcsearch.space import select_sites
     from gcsearch.surgery import find_sites
 
-    size = (3, image_size, image_size)
-    found = find_sites(build_backbone(backbone, trust=trust), size)
-    costs = [count_insertion(site) for site in found]
+    model = build_backbone(backbone, trust=trust)
+    size = default_input_size(backbone, model)
+    if image_size is not None:
+        size = (*size[:-2], image_size, image_size)
+    found = find_sites(model, size)
+    if patterns:
+        found = select_sites(found, patterns)
+    entries = [_site_to_dict(site) for site in found]
     if as_json:
-        print_json([_site_to_dict(s, c) for s, c in zip(found, costs, strict=True)])
+        print_json(entries)
         return
     rows = [
         [
@@ -65,10 +84,9 @@ def sites(
             "" if site.stage is None else str(site.stage),
             "x".join(map(str, site.shape)),
             site.layout,
-            f"{cost.params:,}" if cost else "-",
-            f"{cost.macs:,}" if cost else "-",
+            *("-" if entry[k] is None else f"{entry[k]:,}" for k in ("gc_params", "gc_macs")),
         ]
-        for site, cost in zip(found, costs, strict=True)
+        for site, entry in zip(found, entries, strict=True)
     ]
     columns = ["site", "kind", "stage", "shape", "layout", "GC params", "GC MACs"]
     stdout().print(plain_table(columns, rows, right=5))
@@ -151,7 +169,13 @@ def result_to_dict(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _site_to_dict(site: Any, cost: Any) -> dict[str, Any]:
+def _site_to_dict(site: Site) -> dict[str, Any]:
+    from gcsearch.blocks import n_macs, n_params
+    from gcsearch.errors import BlockError
+
+    cost: tuple[int | None, int | None] = None, None
+    with suppress(BlockError):  # too few channels for the default ratio
+        cost = n_params("gc", site.channels), n_macs("gc", site.channels, site.positions)
     return {
         "path": site.path,
         "kinds": list(site.kinds),
@@ -159,8 +183,8 @@ def _site_to_dict(site: Any, cost: Any) -> dict[str, Any]:
         "channels": site.channels,
         "shape": list(site.shape),
         "layout": site.layout,
-        "gc_params": cost.params if cost else None,
-        "gc_macs": cost.macs if cost else None,
+        "gc_params": cost[0],
+        "gc_macs": cost[1],
     }
 
 
