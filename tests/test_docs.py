@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -105,3 +106,50 @@ def test_snippet_compiles_and_uses_names_that_exist(code):
 def test_links_to_files_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+STAGES = {"c3": (512, 28, 4), "c4": (1024, 14, 6), "c5": (2048, 7, 3), "c2": (256, 56, 3)}
+"""Channels, side and number of the residual blocks of ResNet-50's stages at 224 px."""
+PLACES = {
+    "c3-c5": ["c3", "c4", "c5"],
+    "all": ["c2", "c3", "c4", "c5"],
+    **{stage: [stage] for stage in STAGES},
+}
+
+
+def closed_form(block: str, ratio: float, channels: int, positions: int) -> tuple[int, int]:
+    """Parameters and MACs of one block, as in the papers; attention pooling and one fusion."""
+    planes, inter = int(channels * ratio), channels // 2
+    match block:
+        case "gc":
+            params = 2 * channels + 1 + 2 * channels * planes + 3 * planes
+            return params, 2 * channels * positions + 2 * channels * planes
+        case "se":
+            params = 2 * channels * planes + planes + channels
+            return params, 2 * channels * planes + channels * positions
+        case "snl":
+            return channels**2 + 2 * channels + 1, 2 * channels * positions + channels**2
+        case _:
+            params = 4 * channels * inter + 3 * inter + channels
+            return params, 4 * channels * inter * positions + 2 * positions**2 * inter
+
+
+def test_table_of_costs_is_what_closed_formulas_give():
+    rows = re.findall(
+        r"^\| ([\w -]+) \| (\d+) x (\w+)(?: r1/(\d+))? \| ([\d,]+) .* \| ([\d,]+) ", README, re.M
+    )
+    assert len(rows) == 27
+    for place, n, block, ratio, params, macs in rows:
+        stages = [STAGES[stage] for stage in PLACES.get(place, ["c4"])]
+        counts = [(1 if place.startswith("last") else many, c, side) for c, side, many in stages]
+        forms = [(k, *closed_form(block, 1 / int(ratio or 16), c, s * s)) for k, c, s in counts]
+        assert int(n) == sum(k for k, _, _ in forms)
+        assert int(params.replace(",", "")) == sum(k * p for k, p, _ in forms), (place, block)
+        assert int(macs.replace(",", "")) == sum(k * m for k, _, m in forms), (place, block)
+
+
+def test_table_of_costs_is_what_the_script_prints():
+    spec = importlib.util.spec_from_file_location("costs", ROOT / "benchmarks" / "costs.py")
+    costs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(costs)
+    assert f"{costs.BEGIN}\n{costs.table()}\n{costs.END}" in README
