@@ -18,7 +18,6 @@ from gcsearch.cost import (
     measure_latency,
 )
 from gcsearch.errors import LatencyError
-from gcsearch.surgery import Site
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
