@@ -1,4 +1,4 @@
-"""This machine: device, threads, precision, who may use it now; does not know what is run on it.
+"""This machine: device, cores, precision, who may use it now; does not know what is run on it.
 
 Timing and training must not overlap on one machine, whichever processes they are in. Two advisory
 file locks, in the manner of a turnstile, see to it: training passes the gate and holds the room
@@ -12,15 +12,24 @@ import fcntl
 import os
 import platform
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Literal
 
 import torch
 
-__all__ = ["alone", "environment", "n_cores", "pick_device", "pick_precision", "together"]
+__all__ = [
+    "alone",
+    "environment",
+    "n_cores",
+    "pick_device",
+    "pick_precision",
+    "pinned",
+    "together",
+]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 REPORTED = ("gcsearch", "torch", "torchvision", "optuna", "ray", "numpy")
@@ -86,6 +95,67 @@ def alone(directory: Path | None = None) -> Iterator[None]:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[list[int]]:
+    """Keep torch to some threads and this process to as many cores; undone at the end.
+
+    Every thread of the process is moved, for those of torch's pool exist already; threads that
+    begin inside may use every core afterwards, as the caller could before.
+
+    Args:
+        threads: At most :func:`n_cores`.
+
+    Yields:
+        The cores, on different physical ones as far as they go; none where the system cannot pin.
+    """
+    n_before, masks = torch.get_num_threads(), _affinities()
+    cores = _spread(masks.get(threading.get_native_id(), set()))[:threads]
+    try:
+        torch.set_num_threads(threads)
+        for thread in masks:
+            _pin(thread, set(cores))
+        yield cores
+    finally:
+        torch.set_num_threads(n_before)
+        for thread in _affinities():
+            _pin(thread, masks.get(thread, masks[threading.get_native_id()]))
+
+
+def _affinities() -> dict[int, set[int]]:
+    """Return the cores that each thread of this process may use, where the system tells."""
+    if not hasattr(os, "sched_getaffinity") or not os.path.isdir("/proc/self/task"):
+        return {}
+    masks = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            masks[thread] = os.sched_getaffinity(thread)
+    return masks
+
+
+def _pin(thread: int, cores: set[int]) -> None:
+    with suppress(ProcessLookupError):
+        os.sched_setaffinity(thread, cores)
+
+
+def _spread(cores: set[int]) -> list[int]:
+    """Order cores so that the first share no physical one; core 0 late: it serves interrupts."""
+
+    def rank(core: int) -> tuple[int, int]:
+        return sum(other < core for other in _siblings(core)), -core
+
+    return sorted(cores, key=rank)
+
+
+def _siblings(core: int) -> set[int]:
+    """Return the logical cores of one physical core, e.g. from ``0,8`` or ``0-1``."""
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+    try:
+        ranges = [part.partition("-") for part in path.read_text().strip().split(",")]
+        return {n for a, _, b in ranges for n in range(int(a), int(b or a) + 1)}
+    except (OSError, ValueError):
+        return {core}
 
 
 def _open(directory: Path | None, name: str) -> IO[bytes]:

@@ -37,7 +37,7 @@ class NonLocal(nn.Module):
     block equals its input bit for bit (unless x holds a NaN or is so large that y overflows).
     Code that re-initialises every convolution afterwards spoils this.
 
-    **Cost** with d = inter, L positions, M keys (L, or a quarter of it if sub-sampled).
+    **Cost** with d = inter, L positions, M keys (L, or (H // 2) * (W // 2) if sub-sampled).
     Parameters: ``C*d + d`` for each of g, theta and phi ("gaussian" has g alone), ``2*d`` for
     "concatenation", ``d*C + C`` for the output. MACs: ``C*d*L`` for each of these convolutions;
     then ``2*L*M*d`` for "embedded_gaussian", ``2*L*M*C`` for "gaussian", ``(L + M + L*M)*d`` for
@@ -54,8 +54,8 @@ class NonLocal(nn.Module):
     "dot_product" multiplies phi and g first where that is less work. "concatenation" projects
     theta and phi before it pairs them, which spares pairs of ``2*d`` channels. The result is cast
     to the type of x, which is returned also under autocast. Normalisation of the output is left
-    out. On CUDA, fused kernels are limited to d (for "gaussian", C) of about 256; beyond, torch
-    itself falls back to holding the weights.
+    out. Which attention kernel runs, torch decides by device, type and width; only its plain
+    fallback holds the weights.
 
     Args:
         channels: Channels of the input, C.
