@@ -12,6 +12,7 @@ GcsearchError
 ├── ConfigError           (ValueError)    a search configuration has one or more faults
 ├── TrainingError         (RuntimeError)  a training diverged or ran out of memory
 ├── LatencyError          (RuntimeError)  a latency cannot be measured
+├── OverLimitError        (ValueError)    an architecture is slower than was allowed
 ├── StudyError            (RuntimeError)  a study or its database cannot be used
 └── ExportError           (ValueError)    an export cannot be written or read
 
@@ -21,7 +22,7 @@ Every message says what is wrong with its value, what is allowed, and what to do
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class GcsearchError(Exception):
@@ -111,6 +112,23 @@ class TrainingError(GcsearchError, RuntimeError):
 
 class LatencyError(GcsearchError, RuntimeError):
     """A latency cannot be measured well enough to be called a number."""
+
+
+class OverLimitError(GcsearchError, ValueError):
+    """An architecture is slower than was allowed; it is not trained.
+
+    Args:
+        message: With the latency and the limit.
+        latency: What was measured, as plain data.
+        excess: How far the upper end of its interval lies above the limit.
+    """
+
+    def __init__(self, message: str, latency: Mapping[str, object], excess: float) -> None:
+        self.message, self.latency, self.excess = message, dict(latency), excess
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Callable[..., OverLimitError], tuple[object, ...]]:
+        return type(self), (self.message, self.latency, self.excess)
 
 
 class StudyError(GcsearchError, RuntimeError):

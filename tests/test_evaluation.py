@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.backbones import build_backbone
 from gcsearch.cost import LatencyRatio, count
-from gcsearch.errors import ConfigError, LatencyError, TrainingError
+from gcsearch.errors import ConfigError, LatencyError, OverLimitError, TrainingError
 from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.evaluation import evaluator as module
 from gcsearch.proxy.training import Epoch, Fidelity, normalise, score
@@ -125,6 +125,22 @@ def test_inconclusive_latency_costs_no_training(evaluator, monkeypatch):
         LatencyError, match=r"inconclusive \[0\.800, 1\.900\] after 30 pairs: .*quiet"
     ):
         evaluator.evaluate(ALTERED, BRIEF, 0)
+
+
+@pytest.mark.parametrize(("limit", "is_over"), [(1.5, False), (1.05, True)])
+def test_architecture_over_the_limit_is_not_trained(evaluator, monkeypatch, limit, is_over):
+    latency = evaluator.config.latency.model_copy(update={"limit": limit})
+    config = evaluator.config.model_copy(update={"latency": latency})
+    monkeypatch.setattr(evaluator, "config", config)
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: CERTAIN)
+    steps = evaluator.steps(ALTERED, Fidelity(64, 1), 0)
+    if not is_over:
+        assert next(steps).number == 1
+        return
+    with pytest.raises(OverLimitError, match=r"latency\.limit 1\.05; not trained") as caught:
+        next(steps)
+    assert caught.value.excess == pytest.approx(CERTAIN.high - limit)
+    assert next(evaluator.steps(ALTERED.baseline(), Fidelity(64, 1), 0)).number == 1
 
 
 def test_steps_are_epochs_and_then_the_evaluation(evaluator):

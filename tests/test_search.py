@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,12 @@ from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cost import LatencyRatio
 from gcsearch.evaluation import Evaluation
 from gcsearch.search import Listener
-from gcsearch.search.searcher import FAILURES_IN_A_ROW, RETRIES, StudySearcher
+from gcsearch.search.searcher import (
+    FAILURES_IN_A_ROW,
+    REFUSALS_IN_A_ROW,
+    RETRIES,
+    StudySearcher,
+)
 from gcsearch.study import Proposal
 
 FINISHED = StudySearcher.FINISHED
@@ -31,6 +37,7 @@ class FakeStudy:
         self.asked: list[Architecture] = []
         self.completed: dict[int, Evaluation] = {}
         self.failed: dict[int, tuple[str, bool]] = {}
+        self.refused: dict[int, tuple[str, float]] = {}
 
     def ask(self, space):
         number = len(self.asked)
@@ -45,6 +52,9 @@ class FakeStudy:
 
     def fail(self, number, reason, *, retry=False):
         self.failed[number] = (reason, retry)
+
+    def refuse(self, number, reason, latency, excess):
+        self.refused[number] = (reason, excess)
 
     def n_done(self):
         return sum(n > 0 for n in self.completed) + sum(not r for _, r in self.failed.values())
@@ -248,3 +258,32 @@ def test_success_forgives_earlier_failures(failures):
         is_bad = n % 3 < failures
         run_one(searcher, f"ray-{n}", {"failure": "noisy", "retry": True} if is_bad else None)
     assert all(retry for _, retry in study.failed.values())
+
+
+def refusal(high: float) -> dict:
+    latency = LatencyRatio(high - 0.01, high - 0.02, high, True, 11.0, 10.0, 40, 1.0)
+    refused = {"reason": "too slow", "latency": asdict(latency), "excess": high - 1.05}
+    return {"refusal": json.dumps(refused), "done": True}
+
+
+def test_refused_architectures_use_up_no_trial():
+    study = FakeStudy()
+    searcher = searcher_of(study, target=4)
+    for n in range(9):
+        assert run_one(searcher, f"ray-{n}", refusal(1.2) if n % 2 else None)
+    assert searcher.suggest("ray-9") == FINISHED and not searcher.gave_up
+    assert sorted(study.completed) == [0, 2, 4, 6, 8] and sorted(study.refused) == [1, 3, 5, 7]
+    assert study.refused[1] == ("too slow", pytest.approx(0.15))
+
+
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_limit_that_none_can_meet_ends_the_search_and_names_the_cheapest(n_before):
+    study = FakeStudy()
+    searcher = searcher_of(study, target=50)
+    for n in range(1 + n_before):
+        run_one(searcher, f"ray-{n}")
+    run_one(searcher, "cheapest", refusal(1.08))
+    assert run_until_finished(searcher, refusal(1.2)) == REFUSALS_IN_A_ROW - 1
+    assert searcher.gave_up.startswith("the last 30 architectures were all over latency.limit; ")
+    assert f"takes 1.070 [1.060, 1.080]: layer{1 + n_before} gc r1/16" in searcher.gave_up
+    assert searcher.is_stuck is (n_before == 0)

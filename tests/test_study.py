@@ -26,6 +26,7 @@ from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.space import SearchSpace, SpaceSettings
 from gcsearch.study import SearchStudy, StudyRecord, list_studies, newest_study, open_storage
+from gcsearch.study.owner import this_process
 from gcsearch.study.search_study import MAX_DUPLICATES_IN_A_ROW
 from gcsearch.study.storage import run_directory
 from gcsearch.surgery import Site
@@ -385,6 +386,54 @@ def test_study_that_another_process_has_just_made_is_gone_on_with(study, storage
     ask_all(study, large_space(), 2)
     again, is_new = SearchStudy.create_or_load(storage, study.name, study.record)
     assert not is_new and again.rows() == study.rows()
+
+
+def limited_study(storage: RDBStorage, limit: float) -> SearchStudy:
+    config = load_config({"backbone": "tiny", "latency": {"limit": limit}}).to_dict()
+    record = StudyRecord(config, PLAN.to_dict(), {"name": "none"}, {"python": "3"})
+    return SearchStudy.create(storage, f"s-{uuid.uuid4().hex}", record)
+
+
+def test_refused_architecture_is_a_broken_constraint_to_sampler_and_dashboard(storage):
+    study = limited_study(storage, 1.12)
+    ask_all(study, large_space(), 3)
+    slow = study.ask(large_space())
+    latency = measured(slow.architecture, ratio=1.3).latency
+    study.refuse(
+        slow.number, "latency 1.3 is over latency.limit 1.12", latency, latency.high - 1.12
+    )
+    row = study.rows()[slow.number]
+    assert (row.state, row.counts, row.reason[:11]) == ("PRUNED", False, "latency 1.3")
+    trials = storage.get_all_trials(study._study._study_id)
+    values = [trial.system_attrs["constraints"] for trial in trials]
+    assert values == [
+        [pytest.approx(x)] for x in (1 - 1.12, 1.11 - 1.12, 1.11 - 1.12, 1.31 - 1.12)
+    ]
+    assert [trial.constraints["0"] > 0 for trial in trials] == [False, False, False, True]
+
+
+def test_sampler_goes_on_with_refused_architectures_and_proposes_none_twice(storage):
+    study, space = limited_study(storage, 1.12), large_space()
+    seen = []
+    for n in range(16):
+        proposal = study.ask(space)
+        seen.append(proposal.architecture)
+        evaluation = measured(proposal.architecture, ratio=1.3 if n % 2 else 1.05)
+        if n % 2:
+            study.refuse(proposal.number, "too slow", evaluation.latency, 0.19)
+        else:
+            study.complete(proposal.number, evaluation)
+    assert len(set(seen)) == 16 and study.n_done() == 7
+
+
+def test_trial_that_was_never_signed_is_requeued_at_once_when_all_drivers_are_gone(study):
+    ask_all(study, large_space(), 1)
+    with study.heartbeat({}):
+        study.storage.create_new_trial(study._study._study_id)
+        assert study.reap() == 0  # this process lives, and may be about to sign it
+    gone = {**this_process(), "pid": 2**22 + 1}
+    study._study.set_user_attr("drivers", [gone])
+    assert study.reap() == 1
 
 
 def test_two_studies_in_one_database_do_not_mix(study):

@@ -99,6 +99,11 @@ class Progress(Listener):
         self._remember(evaluation)
         self._n_done += not evaluation.architecture.is_baseline
 
+    def trial_refused(self, number: int, reason: str) -> None:
+        """Print why an architecture was not trained."""
+        text = self._under_way.pop(number, "").partition(": ")[2]
+        self._print(f"trial {number:<3} refused: {reason}  {text}")
+
     def check_finished(self, evaluation: Evaluation) -> None:
         """Print one training of the final check."""
         self._stage = "checking the choice on fresh seeds"

@@ -50,6 +50,9 @@ class LatencySettings(Settings):
     """Half-width of the 95 % interval at which measuring stops, relative to the ratio."""
     time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds after which measuring stops anyway; twice as many again if it is inconclusive."""
+    limit: Annotated[float, Field(gt=1, le=100)] | None = None
+    """Most that an architecture may take, as a ratio to the backbone, by the upper end of its
+    interval; what takes more is refused before it is trained."""
 
 
 @dataclass(frozen=True)

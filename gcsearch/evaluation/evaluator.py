@@ -23,7 +23,7 @@ from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
 from gcsearch.cost import LatencyRatio, compare_latency, count
-from gcsearch.errors import ConfigError, LatencyError
+from gcsearch.errors import ConfigError, LatencyError, OverLimitError
 from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
@@ -185,9 +185,12 @@ class Evaluator:
         Raises:
             TrainingError: The training diverged or ran out of memory.
             LatencyError: The latency is inconclusive.
+            OverLimitError: The architecture is slower than ``latency.limit`` allows.
         """
         start = time.perf_counter()
         latency = self._conclusive_latency(architecture) if with_latency else None
+        if latency is not None and not architecture.is_baseline:
+            _refuse_over(self.config.latency.limit, latency)
         latency_s = time.perf_counter() - start
         model = self.build(architecture, seed)
         counts = count(model, self._latency_size)
@@ -280,6 +283,15 @@ class Evaluator:
         if config.weights:
             load_weights(model, config.backbone, config.weights)
         return model
+
+
+def _refuse_over(limit: float | None, latency: LatencyRatio) -> None:
+    if limit is not None and latency.high > limit:
+        raise OverLimitError(
+            f"latency {latency} is over latency.limit {limit:g}; not trained",
+            asdict(latency),
+            latency.high - limit,
+        )
 
 
 def _as_point(epoch: Epoch) -> dict[str, float]:

@@ -96,7 +96,7 @@ def run_trials(
         finally:
             for number in list(searcher.live.values()):
                 study.requeue(number, "interrupted; the architecture is tried again")
-    if searcher.gave_up and "failed" in searcher.gave_up:
+    if searcher.is_stuck:
         raise StudyError(f"{searcher.gave_up}. `gcsearch status --study {study.name}` shows all")
     if searcher.gave_up:
         listener.notice(searcher.gave_up)

@@ -33,5 +33,8 @@ class Listener:
     def trial_finished(self, number: int, evaluation: Evaluation | None, reason: str) -> None:
         """A trial is complete, or ended for ``reason`` without an evaluation."""
 
+    def trial_refused(self, number: int, reason: str) -> None:
+        """An architecture was refused before it was trained."""
+
     def check_finished(self, evaluation: Evaluation) -> None:
         """One training of the final check is done."""

@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from gcsearch.architecture import Architecture
+from gcsearch.cost import LatencyRatio
 from gcsearch.evaluation import Evaluation
 from gcsearch.search.events import Listener
 from gcsearch.space import SearchSpace
@@ -22,6 +23,8 @@ __all__ = ["StudySearcher"]
 
 FAILURES_IN_A_ROW = 4
 """So many trials failing one after the other, and none complete, end the search."""
+REFUSALS_IN_A_ROW = 30
+"""So many architectures over the latency limit one after the other end the search."""
 RETRIES = 2
 """How often in a row a passing cause (a noisy machine) may spoil a trial before it counts so."""
 
@@ -41,6 +44,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         live: Trials under way: Ray's id to the study's number.
         is_over: Whether everything was suggested that is to be suggested.
         gave_up: Why the search ended early, or ``""``.
+        is_stuck: Whether that is a reason to end with an error.
     """
 
     def __init__(
@@ -60,9 +64,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._crashes: dict[str, str] = {}
         self._architectures: dict[int, Architecture] = {}
         self._failures = 0
+        self._refused: list[tuple[LatencyRatio, Architecture]] = []
         self.live: dict[str, int] = {}
         self.is_over = False
         self.gave_up = ""
+        self.is_stuck = False
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -106,7 +112,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._study.complete(number, evaluation)
             self._note_duration(trial_id)
             self._failures = 0
+            self._refused.clear()
             self._listener.trial_finished(number, evaluation, "")
+            return
+        if "refusal" in result:
+            self._refuse(number, json.loads(result["refusal"]))
             return
         if "failure" in result:
             reason, retry = str(result["failure"]), bool(result["retry"])
@@ -127,6 +137,21 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Leave the study out when Ray pickles its state."""
         return {}
 
+    def _refuse(self, number: int, refusal: dict[str, Any]) -> None:
+        """Tell of an architecture over the limit; a limit that none can meet ends the search."""
+        latency = LatencyRatio(**refusal["latency"])
+        self._study.refuse(number, refusal["reason"], latency, refusal["excess"])
+        self._listener.trial_refused(number, refusal["reason"])
+        self._refused.append((latency, self._architectures[number]))
+        if len(self._refused) >= REFUSALS_IN_A_ROW:
+            self.is_stuck = not self._study.n_done()
+            cheapest, architecture = min(self._refused, key=lambda pair: pair[0].high)
+            self.gave_up = (
+                f"the last {len(self._refused)} architectures were all over latency.limit; the "
+                f"cheapest of them takes {cheapest}: {architecture}; raise latency.limit, or "
+                "search fewer insertions or other sites"
+            )
+
     def _fail(self, number: int, reason: str, retry: bool) -> None:
         """Tell of a failure; without its baseline, or with one after the other, a search ends."""
         self._failures += 1
@@ -135,8 +160,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._study.fail(number, reason, retry=may_pass or is_baseline)
         self._listener.trial_finished(number, None, reason)
         if is_baseline and not may_pass:
-            self.gave_up = f"the baseline's own trial failed: {reason}"
+            self.gave_up, self.is_stuck = f"the baseline's own trial failed: {reason}", True
         elif self._failures >= FAILURES_IN_A_ROW:
+            self.is_stuck = True
             self.gave_up = f"{self._failures} trials in a row failed; the last one: {reason}"
 
     def _is_done(self) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
-from gcsearch.errors import LatencyError, TrainingError
+from gcsearch.errors import LatencyError, OverLimitError, TrainingError
 from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.proxy.training import Epoch, Fidelity
 
@@ -84,6 +84,9 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             step = next(self._steps)
             if isinstance(step, Epoch) and step.number == self._context.fidelity.epochs:
                 step = next(self._steps)
+        except OverLimitError as error:
+            refusal = {"reason": str(error), "latency": error.latency, "excess": error.excess}
+            return {"refusal": json.dumps(refusal), "done": True}
         except TrainingError as error:
             return {"failure": str(error), "retry": False, "done": True}
         except LatencyError as error:

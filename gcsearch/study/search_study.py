@@ -24,6 +24,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gcsearch.architecture import Architecture
+from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Plan
@@ -36,6 +37,7 @@ __all__ = ["Proposal", "SearchStudy"]
 
 RECORD = "gcsearch"
 CHECK = "check"
+DRIVERS = "drivers"
 MAX_DUPLICATES_IN_A_ROW = 3
 MAX_DRAWS = 1000
 
@@ -175,13 +177,40 @@ class SearchStudy:
         floor of this machine, and stays in the evaluation.
         """
         attrs = {"evaluation": evaluation.to_dict(), **_shown_attrs(evaluation)}
+        limit = self.record.config["latency"].get("limit")
         trial = self._trial(number)
         if trial.state.is_finished():
             self._add_late(trial, attrs, _objectives(evaluation))
             return
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        if limit is not None and evaluation.latency is not None:
+            is_baseline = evaluation.architecture.is_baseline
+            self._constrain(trial, (1.0 if is_baseline else evaluation.latency.high) - limit)
         self._tell(trial._trial_id, TrialState.COMPLETE, _objectives(evaluation))
+
+    def refuse(self, number: int, reason: str, latency: LatencyRatio, excess: float) -> None:
+        """End a trial whose architecture is too slow to be trained; the sampler learns of it.
+
+        Args:
+            number: Of the trial.
+            reason: In words, for people.
+            latency: What was measured.
+            excess: How far the upper end of its interval lies above the limit.
+        """
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            return
+        attrs = {
+            "reason": reason,
+            "latency": asdict(latency),
+            "latency_low": latency.low,
+            "latency_high": latency.high,
+        }
+        for key, value in attrs.items():
+            self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._constrain(trial, excess)
+        self._tell(trial._trial_id, TrialState.PRUNED, None)
 
     def fail(self, number: int, reason: str, *, retry: bool = False) -> None:
         """End a trial without a result.
@@ -211,10 +240,12 @@ class SearchStudy:
     def reap(self) -> int:
         """Requeue the trials whose process is gone; return how many there were."""
         stale = set(self.storage._get_stale_trial_ids(self._study._study_id))
+        drivers = self._study.user_attrs.get(DRIVERS, [])
+        is_deserted = bool(drivers) and all(map(is_dead, drivers))
         orphans = [
             trial.number
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial._trial_id in stale or _is_orphan(trial)
+            if trial._trial_id in stale or _is_orphan(trial, is_deserted)
         ]
         for number in orphans:
             self.requeue(
@@ -226,6 +257,10 @@ class SearchStudy:
     def heartbeat(self, live: dict[str, int]) -> Iterator[None]:
         """Let other drivers know that the trials whose numbers ``live`` holds are looked after."""
         over = threading.Event()
+        known = [
+            driver for driver in self._study.user_attrs.get(DRIVERS, []) if not is_dead(driver)
+        ]
+        self._study.set_user_attr(DRIVERS, [*known, this_process()])
 
         def beat() -> None:
             while not over.wait(HEARTBEAT_S):
@@ -314,6 +349,10 @@ class SearchStudy:
                 seed=search["seed"] + n_trials,
             )
 
+    def _constrain(self, trial: FrozenTrial, value: float) -> None:
+        """Store a constraint, kept where it is at most 0, in the form the dashboard reads too."""
+        self.storage.set_trial_system_attr(trial._trial_id, "constraints", [value])
+
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
 
@@ -352,9 +391,16 @@ def _known(trials: list[FrozenTrial]) -> dict[str, FrozenTrial]:
     return known
 
 
-def _is_orphan(trial: FrozenTrial) -> bool:
-    """Whether the process that asked for a running trial is gone, or died before it signed it."""
+def _is_orphan(trial: FrozenTrial, is_deserted: bool) -> bool:
+    """Whether the process that asked for a running trial is gone, or died before it signed it.
+
+    Args:
+        trial: Its owner signs it right after it has made it.
+        is_deserted: Whether all drivers of the study are gone, so that nobody will sign it.
+    """
     owner = trial.user_attrs.get("owner")
+    if owner is None and is_deserted:
+        return True
     if owner is None and trial.datetime_start is not None:
         return datetime.now() - trial.datetime_start > timedelta(seconds=GRACE_S)
     return is_dead(owner)
