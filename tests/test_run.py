@@ -28,7 +28,6 @@ from gcsearch.results import SearchResult, candidate_of
 from gcsearch.resume import default_study_name, evaluator_of, stored_config
 from gcsearch.run import search
 from gcsearch.search import Listener
-from gcsearch.search.searcher import REFUSALS_IN_A_ROW
 from gcsearch.study import SearchStudy, TrialRow, open_storage
 
 BREAKING = '''
@@ -484,18 +483,3 @@ def test_printed_commands_name_the_database(broken):
     (_, out, _), _ = broken
     lines = [line for line in out.splitlines() if "gcsearch front" in line or "resume" in line]
     assert len(lines) == 2 and all("--storage sqlite:///" in line for line in lines)
-
-
-@pytest.mark.slow
-def test_limit_that_no_architecture_meets_is_told_and_nothing_is_trained(tiny_config, tmp_path):
-    config = patient(tiny_config, trials=4).to_dict()
-    config["latency"]["limit"] = 1.0001
-    session = Session(tmp_path, config)
-    process = session.start()
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 1 and "Traceback" not in err
-    assert "were all over latency.limit; the cheapest of them takes" in err
-    rows = session.rows()
-    assert [row.state for row in rows] == ["COMPLETE"] + ["PRUNED"] * REFUSALS_IN_A_ROW
-    assert out.count("refused: latency") == REFUSALS_IN_A_ROW
-    assert [row.number for row in rows if row.evaluation] == [0]
