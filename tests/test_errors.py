@@ -12,6 +12,7 @@ from gcsearch.errors import (
     ConfigError,
     DuplicateNameError,
     GcsearchError,
+    OverLimitError,
     UnknownNameError,
     near_misses,
 )
@@ -21,6 +22,13 @@ CLASSES = [
     c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__
 ]
 CHILDREN = [c for c in CLASSES if c is not GcsearchError]
+WITH_DETAILS = [
+    UnknownNameError("block", "cg", ["gc"], "see the list"),
+    ConfigError(["one", "two"], "a.yaml"),
+    ConfigError(["one"]),
+    OverLimitError("too slow", {"ratio": 1.2}, 0.1),
+]
+WITH_TEXT = [c("text") for c in CHILDREN if c not in map(type, WITH_DETAILS)]
 
 
 @pytest.mark.parametrize("kind", CHILDREN, ids=lambda c: c.__name__)
@@ -36,16 +44,7 @@ def test_every_error_is_in_the_tree_of_the_docstring(kind):
     assert f"({builtin})" in line
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        UnknownNameError("block", "cg", ["gc"], "see the list"),
-        ConfigError(["one", "two"], "a.yaml"),
-        ConfigError(["one"]),
-        *(c("text") for c in CHILDREN if c not in (UnknownNameError, ConfigError)),
-    ],
-    ids=lambda e: type(e).__name__,
-)
+@pytest.mark.parametrize("error", [*WITH_DETAILS, *WITH_TEXT], ids=lambda e: type(e).__name__)
 def test_errors_survive_the_way_between_processes(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error) and str(copy) == str(error)
