@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcsearch.blocks.layers import Bottleneck, weights_of
 from gcsearch.blocks.pooling import attention_mask, attention_pool, fuse, mean_pool
 from gcsearch.blocks.settings import (
     FUSIONS,
@@ -114,7 +113,7 @@ class GlobalContext(nn.Module):
         """Return the weight of each position in the context, (N, 1, *positions); sums to 1."""
         if self.conv_mask is None:
             return torch.full_like(x[:, :1], 1 / x[0, 0].numel())
-        return attention_mask(x, self.conv_mask.weight, cast(Tensor, self.conv_mask.bias))
+        return attention_mask(x, *weights_of(self.conv_mask))
 
     def spatial_pool(self, x: Tensor) -> Tensor:
         """Return the context, (N, C, 1, 1): with as many ones as x has axes of positions."""
@@ -140,32 +139,7 @@ class GlobalContext(nn.Module):
 
     def _context(self, x: Tensor) -> Tensor:
         mask = self.conv_mask
-        if mask is None:
-            return mean_pool(x)
-        return attention_pool(x, mask.weight, cast(Tensor, mask.bias))
+        return mean_pool(x) if mask is None else attention_pool(x, *weights_of(mask))
 
-    def _branch(self, fusion: str) -> _Bottleneck | None:
-        return _Bottleneck(self.channels, self.planes) if fusion in self.fusions else None
-
-
-_Layers = tuple[nn.Conv2d, nn.LayerNorm, nn.ReLU, nn.Conv2d]
-
-
-class _Bottleneck(nn.Sequential):
-    """A bottleneck of 1x1 convolutions, computed as matrix products of vectors (N, C)."""
-
-    def __init__(self, channels: int, planes: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels, planes, 1),
-            nn.LayerNorm([planes, 1, 1]),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(planes, channels, 1),
-        )
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Return f(context), (N, C)."""
-        squeeze, norm, _, excite = cast(_Layers, self)
-        hidden = F.linear(context, squeeze.weight.flatten(1), squeeze.bias)
-        scale, shift = norm.weight.flatten(), norm.bias.flatten()
-        hidden = F.layer_norm(hidden, scale.shape, scale, shift, norm.eps)
-        return F.linear(F.relu(hidden, inplace=True), excite.weight.flatten(1), excite.bias)
+    def _branch(self, fusion: str) -> Bottleneck | None:
+        return Bottleneck(self.channels, self.planes) if fusion in self.fusions else None

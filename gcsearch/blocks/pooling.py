@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
@@ -58,8 +59,9 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         positions = x.flatten(2)
         mask = _attention(positions, weight.flatten(1), bias)
         return torch.bmm(mask, positions.transpose(1, 2)).squeeze(1)
-    if torch.is_autocast_enabled(x.device.type):  # It would copy x before each product.
-        with torch.autocast(x.device.type, enabled=False):
+    device = "cpu" if x.is_cpu else x.device.type
+    if torch.is_autocast_enabled(device):  # It would copy x before each product.
+        with torch.autocast(device, enabled=False):
             return _differentiable_pool(x, weight, bias)
     return _differentiable_pool(x, weight, bias)
 
@@ -76,8 +78,8 @@ def mean_pool(x: Tensor) -> Tensor:
 def fuse(x: Tensor, scale: Tensor | None, term: Tensor | None) -> Tensor:
     """Return ``x * scale + term``, where either may be missing, in the memory format of ``x``.
 
-    A scale of 1 and a term of 0 change no bit: ``x + 0`` would turn -0 into +0, hence
-    ``x + -(0 - 0)``.
+    A scale of 1 and a term of 0 change no bit: ``x + 0`` would turn -0 into +0, ``x - (0 - 0)``
+    does not.
 
     Args:
         x: Features, (N, C, *positions).
@@ -91,12 +93,12 @@ def fuse(x: Tensor, scale: Tensor | None, term: Tensor | None) -> Tensor:
     """
     if term is None:
         return x if scale is None else x * _spread(scale, x)
-    term = _spread(-(0.0 - term), x)
+    opposite = _spread(0.0 - term, x)
     if scale is None:
-        return x + term
+        return x - opposite
     if x.stride(1) == 1:  # One pass; it is a slow one where both vectors have a stride of 0.
-        return torch.addcmul(term, x, _spread(scale, x))
-    return (x * _spread(scale, x)).add_(term)
+        return torch.addcmul(-opposite, x, _spread(scale, x))
+    return (x * _spread(scale, x)).sub_(opposite)
 
 
 class _AttentionPool(torch.autograd.Function):
@@ -139,7 +141,7 @@ def _spread(vectors: Tensor, x: Tensor) -> Tensor:
     """Return vectors (N, C) in the type of x, with axes to broadcast over its positions."""
     if vectors.dtype != x.dtype:
         vectors = vectors.to(x.dtype)
-    return vectors[(..., *(None,) * (x.dim() - 2))]
+    return vectors.view(*vectors.shape, *(1,) * (x.dim() - 2))
 
 
 def _attention(positions: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -164,10 +166,23 @@ def _pool(x: Tensor, weight: Tensor) -> Tensor:
         return torch.cat(pieces).to(x.dtype)
     if weight.dtype != wide:
         weight = weight.to(wide)
+    if x.stride(1) == 1 and x.shape[0] >= torch.get_num_threads():
+        return _attend(x.transpose(1, 2), weight)
     if x.shape[0] == 1 and x.numel() >= _LARGE and x.is_cpu and torch.get_num_threads() > 1:
         return _pool_one(x[0], weight)
     mask = torch.bmm(weight.expand(x.shape[0], 1, -1), x).softmax(2)
     return torch.bmm(mask, x.transpose(1, 2)).squeeze(1)
+
+
+def _attend(positions: Tensor, weight: Tensor) -> Tensor:
+    """Return the context as attention of one query, (N, L, C), (1, C) -> (N, C).
+
+    Reads x once, where the products read it twice, but each sample by one thread, and copies what
+    is not channels-last.
+    """
+    query = weight.expand(positions.shape[0], 1, 1, -1)
+    keys = positions.unsqueeze(1)
+    return F.scaled_dot_product_attention(query, keys, keys, scale=1.0).flatten(1)
 
 
 def _pool_one(x: Tensor, weight: Tensor) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcsearch.blocks.layers import linear, weights_of
 from gcsearch.blocks.pooling import attention_mask, attention_pool, fuse
 from gcsearch.blocks.settings import require_channels
 
@@ -78,13 +76,12 @@ class SimplifiedNonLocal(nn.Module):
 
     def context_mask(self, x: Tensor) -> Tensor:
         """Return the weight of each position in the context, (N, 1, *positions); it sums to 1."""
-        return attention_mask(x, self.conv_mask.weight, cast(Tensor, self.conv_mask.bias))
+        return attention_mask(x, *weights_of(self.conv_mask))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with its context added; same shape, type and memory format."""
-        context = attention_pool(x, self.conv_mask.weight, cast(Tensor, self.conv_mask.bias))
-        term = F.linear(context, self.conv_out.weight.flatten(1), self.conv_out.bias)
-        return fuse(x, scale=None, term=term)
+        context = attention_pool(x, *weights_of(self.conv_mask))
+        return fuse(x, scale=None, term=linear(context, *weights_of(self.conv_out)))
 
     def extra_repr(self) -> str:
         """Return the settings for ``repr``."""

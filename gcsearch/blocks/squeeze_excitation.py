@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcsearch.blocks.layers import linear, weights_of
 from gcsearch.blocks.pooling import fuse, mean_pool
 from gcsearch.blocks.settings import GATES, bottleneck_planes, require_choice
 
@@ -78,8 +79,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with its channels scaled; same shape, type and memory format."""
-        hidden = F.relu(F.linear(mean_pool(x), self.fc1.weight.flatten(1), self.fc1.bias))
-        scale = torch.sigmoid(F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias))
+        hidden = F.relu(linear(mean_pool(x), *weights_of(self.fc1)))
+        scale = torch.sigmoid(linear(hidden, *weights_of(self.fc2)))
         return fuse(x, scale=2 * scale if self.gate == "identity" else scale, term=None)
 
     def extra_repr(self) -> str:
