@@ -24,7 +24,7 @@ TINY = {
     },
     # So loose that noise cannot make it inconclusive: a quiet machine is done in a fraction of a
     # second, only one that is starved of processor time comes near the limit.
-    "latency": {"image_size": 32, "time_limit_s": 3, "precision": 0.4},
+    "latency": {"image_size": 32, "time_limit_s": 3, "precision": 0.4, "disturbance": 1},
     "training": {"precision": "fp32", "device": "cpu"},
     "plan": {
         "trials": 2,

@@ -21,7 +21,7 @@ from gcsearch.errors import LatencyError
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
-LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3)
+LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3, disturbance=1)
 
 
 class Work(nn.Module):

@@ -122,7 +122,7 @@ def test_inconclusive_latency_costs_no_training(evaluator, monkeypatch):
     monkeypatch.setattr(evaluator, "measure_latency", lambda a: NOISY)
     monkeypatch.setattr(module, "train", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(
-        LatencyError, match=r"inconclusive \[0\.800, 1\.900\] after 30 pairs: .*quiet"
+        LatencyError, match=r"inconclusive \[0\.800, 1\.900\] after 30 pairs, .*quiet"
     ):
         evaluator.evaluate(ALTERED, BRIEF, 0)
 

@@ -24,17 +24,16 @@ from gcsearch.errors import DataError, ExportError
 from gcsearch.explain import (
     AttentionMap,
     attention_maps,
-    check_picture_path,
     draw,
     entropy_ratio,
     explain,
     mean_cosine_distance,
     why_no_map,
-    write_picture,
 )
 from gcsearch.explain.grids import Grid, grid_of, sampled_queries, spread_queries
 from gcsearch.explain.panels import panels
 from gcsearch.export import ExportedConfig, build, write_config, write_weights
+from gcsearch.pictures import check_picture_path, write_picture
 from gcsearch.proxy.feed import normalise
 from gcsearch.surgery import insert, inserted_blocks
 from gcsearch.surgery.host import attach

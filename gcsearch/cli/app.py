@@ -13,6 +13,7 @@ from gcsearch.cli import (
     dashboard_command,
     explain_command,
     export_command,
+    latency_command,
     run_command,
     show_commands,
 )
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": show_commands.status,
     "front": show_commands.front,
     "export": export_command.export,
+    "latency": latency_command.latency,
     "explain": explain_command.explain,
     "dashboard": dashboard_command.dashboard,
 }

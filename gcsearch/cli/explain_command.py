@@ -35,8 +35,9 @@ def explain(
     Example: gcsearch explain best.yaml --image cat.jpg -o maps.png
     """
     from gcsearch.cli.tables import plain_table, stdout
-    from gcsearch.explain import check_picture_path, draw, write_picture
+    from gcsearch.explain import draw
     from gcsearch.explain import explain as look
+    from gcsearch.pictures import check_picture_path, write_picture
 
     check_picture_path(output, force=force)
     found = look(config, image, trust=trust)

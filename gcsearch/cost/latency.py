@@ -1,58 +1,51 @@
 """Latency as a ratio to the unaltered backbone, measured in pairs; knows nothing of accuracy.
 
-Absolute times on a shared machine drift by tens of per cent within minutes; the ratio of two
-passes a few milliseconds apart does not. So the backbone and the candidate run in turn, in random
-order within each pair, and the estimate is the median of the pairs' log ratios with a bootstrap
-interval (duet benchmarking, arXiv 2001.05811). It goes on until the interval is narrow or the time
-is up; an interval that is still wide then is called inconclusive, and no number is made of it.
+In each round the backbone runs twice and the candidate once, in random order. The ratio is the
+candidate's time over the geometric mean of the backbone's two; what these two differ by is the
+machine's noise. A result is a number only if its interval is narrow enough, the backbone equals
+itself, and nothing else took the cores meanwhile. Else it is inconclusive, with the reason, and no
+number is made of it.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
+from gcsearch.cost.disturbance import watched
+from gcsearch.cost.pairs import Times, time_in_turn, warm_up
+from gcsearch.cost.runtimes import RUNTIMES, Run
+from gcsearch.cost.settings import LatencySettings
 from gcsearch.errors import LatencyError
 from gcsearch.intervals import Interval, median_ratio
-from gcsearch.machine import alone, n_cores, pick_device
-from gcsearch.settings import Settings
+from gcsearch.machine import alone, n_cores, pick_device, pinned, together
 from gcsearch.surgery import insert
 
-__all__ = ["LatencyRatio", "LatencySettings", "compare_latency", "measure_latency"]
+__all__ = [
+    "LatencyProbe",
+    "LatencyRatio",
+    "compare_latency",
+    "measure_latency",
+    "share_weights",
+]
 
-MIN_PAIRS = 20
-CHECK_EVERY = 10
+CANDIDATE, BACKBONE, TWIN = range(3)
+MIN_ROUNDS = 20
 LOOSE = 2.5
 """An interval up to this many times wider than the wanted precision still counts as conclusive."""
-
-
-class LatencySettings(Settings):
-    """What latency means in a search, and how well it is to be known."""
-
-    image_size: Annotated[int, Field(ge=8, le=4096)] = 224
-    """Side in pixels of the pictures that will be served; need not be the proxy task's."""
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Pictures in one pass."""
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Processor threads of one pass; 0 takes every core this process may use."""
-    precision: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Half-width of the 95 % interval at which measuring stops, relative to the ratio."""
-    time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
-    """Seconds after which measuring stops anyway; twice as many again if it is inconclusive."""
-    limit: Annotated[float, Field(gt=1, le=100)] | None = None
-    """Most that an architecture may take, as a ratio to the backbone, by the upper end of its
-    interval; what takes more is refused before it is trained."""
+TRIES = 2
+"""An inconclusive measurement is tried so often, each time for twice as long."""
+WARM_UP_SHARE = 0.2
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,15 @@ class LatencyRatio:
         ratio: Median of the paired ratios.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        conclusive: Whether the interval is narrow enough to call the ratio a number.
+        conclusive: Whether the ratio may be called a number; :attr:`reason` says why not.
         latency_ms: Median time of one pass of the candidate, on this machine at this moment.
         baseline_ms: The same of the backbone.
-        pairs: How many pairs it rests on.
+        pairs: Rounds it rests on.
         seconds: What measuring took.
+        latency_p90_ms: The time that nine of ten passes of the candidate take at most.
+        baseline_p90_ms: The same of the backbone.
+        noise: Of the backbone to itself in the same rounds: ratio and its 95 % interval.
+        reason: Why it is inconclusive, or ``""``.
     """
 
     ratio: float
@@ -78,10 +75,21 @@ class LatencyRatio:
     baseline_ms: float
     pairs: int
     seconds: float
+    latency_p90_ms: float | None = None
+    baseline_p90_ms: float | None = None
+    noise: tuple[float, float, float] | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Take the noise as a list too, as JSON brings it."""
+        if self.noise is not None:
+            object.__setattr__(self, "noise", tuple(self.noise))
 
     def __str__(self) -> str:
         interval = f"[{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.ratio:.3f} {interval}" if self.conclusive else f"inconclusive {interval}"
+        if self.conclusive:
+            return f"{self.ratio:.3f} {interval}"
+        return f"inconclusive {interval}" + (f" ({self.reason})" if self.reason else "")
 
 
 def measure_latency(
@@ -95,16 +103,17 @@ def measure_latency(
 
     Args:
         architecture: What to time; for a baseline this is the machine's noise floor.
-        input_size: Channels, height and width.
-        settings: Batch, threads, precision and time limit; its ``image_size`` is not used.
+        input_size: Channels, height and width; for video channels, frames, height and width.
+        settings: Runtime, batch, threads, precision, time limit and so on; its ``image_size`` is
+            not used.
         trust: Whether a backbone given as an import path may be run.
 
     Raises:
-        LatencyError: The model refuses such an input.
+        LatencyError: The model refuses such an input, or the runtime the model.
     """
     settings = settings or LatencySettings()
     baseline = build_backbone(architecture.backbone, trust=trust)
-    candidate = insert(copy.deepcopy(baseline), architecture.insertions, input_size=input_size)
+    candidate = insert(share_weights(baseline), architecture.insertions, input_size=input_size)
     return compare_latency(candidate, baseline, input_size, settings)
 
 
@@ -122,79 +131,161 @@ def compare_latency(
         candidate: The altered model.
         baseline: The unaltered one.
         input_size: Channels, height and width of a picture.
-        settings: Batch, threads, precision and time limit.
-        seed: Of the order within pairs and of the bootstrap.
+        settings: Runtime, batch, threads, precision, time limit and so on.
+        seed: Of the order within rounds and of the bootstrap.
 
     Raises:
-        LatencyError: A model refuses such an input.
+        LatencyError: A model refuses such an input, or the runtime a model.
     """
-    device = pick_device()
-    models = [_ready(candidate, device), _ready(baseline, device)]
-    example = torch.randn(settings.batch_size, *input_size, device=device)
-    example = example.contiguous(memory_format=torch.channels_last)
-    result = _measure(models, example, settings, settings.time_limit_s, seed)
-    if not result.conclusive:
-        result = _measure(models, example, settings, 2 * settings.time_limit_s, seed + 1)
-    return result
+    return LatencyProbe(baseline, input_size, settings).measure(candidate, seed=seed)
 
 
-def _measure(
-    models: list[nn.Module], example: Tensor, settings: LatencySettings, limit_s: float, seed: int
-) -> LatencyRatio:
-    with alone(), _threads(settings.threads or n_cores()), torch.inference_mode():
+def share_weights(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on the same weights, as what one process serves has but one copy.
+
+    Two copies would push each other out of the cache, and lie in memory each in its own way.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+class LatencyProbe:
+    """Times candidates against one backbone, which is made ready once.
+
+    Args:
+        baseline: The backbone; put in eval mode, moved and converted as the settings say.
+        input_size: Channels, height and width of a picture.
+        settings: Runtime, batch, threads, precision, time limit and so on.
+
+    Raises:
+        LatencyError: The backbone refuses such an input, the runtime the backbone, or there are
+            fewer cores than threads.
+
+    Attributes:
+        times: Of the last measurement: seconds of the candidate, the backbone and the backbone
+            again in each round.
+    """
+
+    def __init__(
+        self, baseline: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
+    ) -> None:
+        self._settings, self._device = settings, pick_device(settings.device)
+        self._threads = settings.threads or n_cores()
+        if self._threads > n_cores():
+            raise LatencyError(
+                f"latency.threads = {self._threads} is more than the {n_cores()} cores here"
+            )
+        self._format = _memory_format(settings.memory_format, len(input_size))
+        example = torch.randn(
+            settings.batch_size,
+            *input_size,
+            generator=torch.Generator().manual_seed(0),
+        ).to(self._device, DTYPES[settings.dtype])
+        self._example = example.contiguous(memory_format=self._format)
+        self._runtime = RUNTIMES[settings.runtime]()
+        self._baseline = self._ready(baseline)
+        self.times: Times = np.empty((0, 3))
+
+    def measure(self, candidate: nn.Module, *, seed: int = 0) -> LatencyRatio:
+        """Time a candidate; what is inconclusive is tried once more, for twice as long.
+
+        Raises:
+            LatencyError: The candidate refuses such an input, or the runtime the candidate.
+        """
         start = time.perf_counter()
-        _warm_up(models, example)
-        times: list[tuple[float, float]] = []
-        interval = Interval(1.0, 0.0, float("inf"))
-        for pair in _pairs(models, example, seed):
-            times.append(pair)
-            elapsed = time.perf_counter() - start
-            if len(times) % CHECK_EVERY == 0 or elapsed > limit_s:
-                interval = _interval(times, seed)
-                narrow = interval.half_width <= settings.precision * interval.value
-                if (narrow and len(times) >= MIN_PAIRS) or elapsed > limit_s:
-                    break
-    milliseconds = np.median(np.array(times), axis=0) * 1e3
-    is_narrow = interval.half_width <= LOOSE * settings.precision * interval.value
-    return LatencyRatio(
-        ratio=interval.value,
-        low=interval.low,
-        high=interval.high,
-        conclusive=is_narrow and len(times) >= MIN_PAIRS // 2,
-        latency_ms=float(milliseconds[0]),
-        baseline_ms=float(milliseconds[1]),
-        pairs=len(times),
-        seconds=time.perf_counter() - start,
+        run = self._ready(candidate)
+        for attempt in range(TRIES):
+            limit_s = self._settings.time_limit_s * 2**attempt
+            result = self._measure(run, limit_s, seed + attempt)
+            if result.conclusive:
+                break
+        return replace(result, seconds=time.perf_counter() - start)
+
+    def _ready(self, model: nn.Module) -> Callable[[], float]:
+        """Return a pass of ``model`` that returns its seconds."""
+        with together(), _threads(self._threads):
+            model = model.to(self._device, DTYPES[self._settings.dtype])
+            model = model.to(memory_format=self._format).eval()
+            _try(model, self._example)
+            run = self._runtime.prepare(model, self._example, self._threads)
+        return _on_device(run) if self._example.is_cuda else _on_processor(run)
+
+    def _measure(self, run: Callable[[], float], limit_s: float, seed: int) -> LatencyRatio:
+        contenders = [run, self._baseline, self._baseline]
+        with alone(), pinned(self._threads) as cores:
+            warm_up(contenders[:TWIN], limit_s=WARM_UP_SHARE * limit_s)
+            with watched(cores) as disturbance:
+                self.times = time_in_turn(contenders, self._is_enough, limit_s=limit_s, seed=seed)
+        ratio, noise = estimate(self.times, seed=seed)
+        reason = disturbance.reason(self._settings.disturbance) or self._doubt(ratio, noise)
+        (latency, baseline), (latency_p90, baseline_p90) = (
+            1e3 * np.quantile(self.times[:, [CANDIDATE, BACKBONE]], q, axis=0) for q in (0.5, 0.9)
+        )
+        return LatencyRatio(
+            ratio=ratio.value,
+            low=ratio.low,
+            high=ratio.high,
+            conclusive=not reason,
+            latency_ms=float(latency),
+            baseline_ms=float(baseline),
+            pairs=len(self.times),
+            seconds=0.0,
+            latency_p90_ms=float(latency_p90),
+            baseline_p90_ms=float(baseline_p90),
+            noise=(noise.value, noise.low, noise.high),
+            reason=reason,
+        )
+
+    def _is_enough(self, times: Times) -> bool:
+        if len(times) < MIN_ROUNDS:
+            return False
+        ratio, _ = estimate(times)
+        return ratio.half_width <= self._settings.precision * ratio.value
+
+    def _doubt(self, ratio: Interval, noise: Interval) -> str:
+        """Return why the times themselves make no number, or ``""``."""
+        wanted = self._settings.precision
+        if len(self.times) < MIN_ROUNDS // 2:
+            return f"the time was up after {len(self.times)} rounds; raise latency.time_limit_s"
+        if not noise.low <= 1 <= noise.high:
+            return (
+                f"the backbone against itself takes {noise.value:.3f} "
+                f"[{noise.low:.3f}, {noise.high:.3f}]"
+            )
+        if ratio.half_width > LOOSE * wanted * ratio.value:
+            return f"the interval is wider than {LOOSE:g} times latency.precision {wanted:g}"
+        return ""
+
+
+def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
+    """Return the candidate's ratio to the backbone, and the backbone's to itself.
+
+    Args:
+        times: Seconds of candidate, backbone and backbone again, shape (rounds, 3).
+        seed: Of the bootstrap.
+
+    Example:
+        >>> ratio, noise = estimate(np.array([[2.2, 2.0, 2.0], [1.1, 1.0, 1.0]]))
+        >>> round(ratio.value, 3), noise.value
+        (1.1, 1.0)
+    """
+    logs = np.log(times)
+    backbone = logs[:, [BACKBONE, TWIN]].mean(axis=1)
+    return (
+        median_ratio(logs[:, CANDIDATE] - backbone, seed=seed),
+        median_ratio(logs[:, TWIN] - logs[:, BACKBONE], seed=seed),
     )
 
 
-def _interval(times: list[tuple[float, float]], seed: int) -> Interval:
-    log_times = np.log(np.array(times))
-    return median_ratio(log_times[:, 0] - log_times[:, 1], seed=seed)
+def _try(model: nn.Module, example: Tensor) -> None:
+    """Find out before anything is compiled whether a model takes the input.
 
-
-def _pairs(models: list[nn.Module], example: Tensor, seed: int) -> Iterator[tuple[float, float]]:
-    rng = np.random.default_rng(seed)
-    while True:
-        taken = [0.0, 0.0]
-        for index in rng.permutation(2):
-            taken[index] = _time_pass(models[index], example)
-        yield taken[0], taken[1]
-
-
-def _time_pass(model: nn.Module, example: Tensor) -> float:
-    start = time.perf_counter()
-    model(example)
-    if example.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _warm_up(models: list[nn.Module], example: Tensor) -> None:
+    Raises:
+        LatencyError: It does not.
+    """
     try:
-        for _ in range(3):
-            for model in models:
-                _time_pass(model, example)
+        with torch.inference_mode():
+            model(example)
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatencyError(
@@ -203,9 +294,35 @@ def _warm_up(models: list[nn.Module], example: Tensor) -> None:
         ) from error
 
 
-def _ready(model: nn.Module, device: str) -> nn.Module:
-    moved: Any = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return moved.eval()  # type: ignore[no-any-return]
+def _on_processor(run: Run) -> Callable[[], float]:
+    def seconds() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def _on_device(run: Run) -> Callable[[], float]:
+    """Time on the device itself, between two of its events."""
+    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def seconds() -> float:
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    return seconds
+
+
+def _memory_format(name: str, rank: int) -> torch.memory_format:
+    """Return the memory format of inputs with so many axes beside the batch."""
+    if name == "contiguous":
+        return torch.contiguous_format
+    return torch.channels_last_3d if rank == 4 else torch.channels_last
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
-from gcsearch.cost import LatencyRatio, compare_latency, count
+from gcsearch.cost import (
+    LatencyProbe,
+    LatencyRatio,
+    LatencySettings,
+    count,
+    share_weights,
+)
 from gcsearch.errors import ConfigError, LatencyError, OverLimitError
 from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
@@ -84,6 +90,7 @@ class Evaluator:
         self._backbone = self._fresh_backbone()
         self.sites = find_sites(self._backbone, self.input_size)
         self._latency_size = (3, config.latency.image_size, config.latency.image_size)
+        self._time: Callable[[Architecture], LatencyRatio] | None = None
 
     def space(self) -> SearchSpace:
         """Lay out the search space over the chosen sites."""
@@ -143,11 +150,29 @@ class Evaluator:
         """Time an architecture against the backbone, alone on this machine.
 
         Raises:
-            LatencyError: The model refuses pictures of this size.
+            LatencyError: The model refuses pictures of this size, or the runtime the model.
+        """
+        if self._time is None:
+            self._time = self.latency_probe(self.config.latency)
+        return self._time(architecture)
+
+    def latency_probe(self, settings: LatencySettings) -> Callable[[Architecture], LatencyRatio]:
+        """Return what times architectures, with the backbone made ready once.
+
+        Args:
+            settings: Runtime, batch, image size and so on.
+
+        Raises:
+            LatencyError: The backbone refuses such pictures, or the runtime the backbone.
         """
         baseline = copy.deepcopy(self._backbone)
-        candidate = insert(copy.deepcopy(baseline), architecture.insertions, sites=self.sites)
-        return compare_latency(candidate, baseline, self._latency_size, self.config.latency)
+        probe = LatencyProbe(baseline, (3, settings.image_size, settings.image_size), settings)
+
+        def time_one(architecture: Architecture) -> LatencyRatio:
+            altered = insert(share_weights(baseline), architecture.insertions, sites=self.sites)
+            return probe.measure(altered)
+
+        return time_one
 
     def measure_speeds(self, space: SearchSpace, started: float) -> Speeds:
         """Measure in a few seconds how fast this machine trains, scores and times.
@@ -256,7 +281,7 @@ class Evaluator:
         latency = self.measure_latency(architecture)
         if not latency.conclusive:
             raise LatencyError(
-                f"latency is {latency} after {latency.pairs} pairs: too noisy to be a number; "
+                f"latency is {latency} after {latency.pairs} pairs, so it makes no number; "
                 "quiet the machine, or raise latency.time_limit_s or latency.precision"
             )
         return latency

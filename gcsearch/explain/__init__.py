@@ -8,18 +8,16 @@ from gcsearch.explain.maps import (
     mean_cosine_distance,
     why_no_map,
 )
-from gcsearch.explain.picture import check_picture_path, draw, write_picture
+from gcsearch.explain.picture import draw
 
 __all__ = [
     "AttentionMap",
     "Explained",
     "Explanation",
     "attention_maps",
-    "check_picture_path",
     "draw",
     "entropy_ratio",
     "explain",
     "mean_cosine_distance",
     "why_no_map",
-    "write_picture",
 ]

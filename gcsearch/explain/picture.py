@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gcsearch.errors import ExportError
 from gcsearch.explain.explanation import Explained, Explanation
 from gcsearch.explain.maps import AttentionMap
 from gcsearch.explain.panels import Panel, panels
 from gcsearch.explain.sheet import CELL, LETTERS, LINE, MARGIN, Sheet
-from gcsearch.export import write_atomically
+from gcsearch.pictures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_picture_path", "draw", "write_picture"]
-
-SUFFIXES = (".png", ".svg", ".pdf")
+__all__ = ["draw"]
 
 COLORS = "viridis"
 """Perceptually uniform, and told apart whatever one's colour vision."""
@@ -33,7 +28,6 @@ OPACITY = 0.6
 SHADOWS = 80
 """By how much, of 255, pictures under a map are lifted from black, so that they stay visible."""
 
-DPI = 150
 TEXT = 7.0  # points
 
 NOTE = (
@@ -49,20 +43,6 @@ QUERY_NOTE = (
 
 WHOLE = (0.0, 1.0, 1.0, 0.0)
 """A picture's left, right, bottom and top: places on it are fractions of its sides."""
-
-
-def check_picture_path(path: Path, *, force: bool = False) -> None:
-    """Find out before the work whether a picture can be drawn and may be put there.
-
-    Raises:
-        ExportError: The suffix is not one of :data:`SUFFIXES`, the file exists and ``force`` is
-            not set, or matplotlib is not installed.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise ExportError(f"{str(path)!r} names no picture; end it in {', '.join(SUFFIXES)}")
-    if path.exists() and not force:
-        raise ExportError(f"{path} exists already; pass --force to replace it")
-    _new_figure((1, 1))
 
 
 def draw(explanation: Explanation) -> Figure:
@@ -82,7 +62,7 @@ def draw(explanation: Explanation) -> Figure:
     ]
     n_header_lines = max(len(lines) for lines in headers)
     sheet = Sheet(widths, len(explanation.names), n_header_lines, _note(explanation))
-    figure = _new_figure(sheet.size)
+    figure = new_figure(sheet.size)
     _write_around(figure, sheet, explanation)
     pictures = zip(explanation.names, explanation.pictures, strict=True)
     for row, (name, picture) in enumerate(pictures):
@@ -95,28 +75,6 @@ def draw(explanation: Explanation) -> Figure:
         _write_lines(figure, sheet, sheet.header_corner(group, len(lines)), lines)
     _add_scale(figure, sheet)
     return figure
-
-
-def write_picture(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the suffix names, whole or not at all.
-
-    Raises:
-        ExportError: The place cannot be written.
-    """
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix.lower().removeprefix("."))
-    write_atomically(path, content.getvalue())
-
-
-def _new_figure(size: tuple[float, float]) -> Figure:
-    """Return an empty figure that no global state of matplotlib knows."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ExportError(
-            f"pictures need matplotlib ({error}); pip install 'gcsearch[pictures]'"
-        ) from error
-    return Figure(figsize=size, dpi=DPI, facecolor="white")
 
 
 def _add_cell(

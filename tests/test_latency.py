@@ -1,0 +1,337 @@
+"""Latency: what makes it a number, what makes it none, in which runtime; no time is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from typer.testing import CliRunner
+
+from gcsearch.architecture import Architecture, Insertion
+from gcsearch.cli.app import app
+from gcsearch.config import load_config
+from gcsearch.cost import (
+    RUNTIMES,
+    LatencyProbe,
+    LatencyRatio,
+    LatencySettings,
+    compare_latency,
+    runtime_version,
+    share_weights,
+)
+from gcsearch.cost import latency as module
+from gcsearch.cost.disturbance import Disturbance, watched
+from gcsearch.cost.latency import estimate
+from gcsearch.cost.pairs import time_in_turn, warm_up
+from gcsearch.errors import ConfigError, GcsearchError, LatencyError
+from gcsearch.export import ExportedConfig, write_config
+from gcsearch.timing import draw_times, time_export
+
+pytestmark = pytest.mark.usefixtures("unshared_machine")
+SIZE = (3, 16, 16)
+LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3, disturbance=1)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+class Clock:
+    """A pass that takes what it is told, without taking it."""
+
+    def __init__(self, *seconds):
+        self.seconds, self.n_calls = seconds, 0
+
+    def __call__(self):
+        self.n_calls += 1
+        return self.seconds[(self.n_calls - 1) % len(self.seconds)]
+
+
+@given(st.floats(0.5, 2), st.floats(1e-4, 10), st.integers(2, 50))
+def test_ratio_does_not_depend_on_how_fast_the_machine_is(ratio, speed, rounds):
+    drift = np.linspace(1, 3, rounds)[:, None] * speed
+    measured, noise = estimate(drift * np.array([[ratio, 1.0, 1.0]]))
+    assert measured.value == pytest.approx(ratio) and noise.value == pytest.approx(1)
+
+
+def test_ratio_is_to_the_geometric_mean_of_both_runs_of_the_backbone():
+    measured, noise = estimate(np.array([[6.0, 1.0, 4.0]] * 5))
+    assert (measured.value, noise.value) == pytest.approx((3, 4))
+
+
+def test_contenders_run_once_a_round_in_an_order_that_changes():
+    order = []
+    contenders = [lambda i=i: order.append(i) or 1.0 + i for i in range(3)]
+    times = time_in_turn(contenders, lambda t: len(t) >= 20, limit_s=60)
+    rounds = [tuple(order[i : i + 3]) for i in range(0, len(order), 3)]
+    assert times.shape == (20, 3) and (times == [1, 2, 3]).all()
+    assert all(sorted(each) == [0, 1, 2] for each in rounds) and len(set(rounds)) > 3
+
+
+def test_measuring_ends_when_the_time_is_up():
+    times = time_in_turn([Clock(1.0)], lambda t: False, limit_s=0.0)
+    assert times.shape == (1, 1)
+
+
+def test_warm_up_goes_on_while_passes_get_faster():
+    contender = Clock(*(2.0**-i for i in range(12)), *[2.0**-12] * 50)
+    warm_up([contender], limit_s=60)
+    assert 12 <= contender.n_calls <= 16
+
+
+def test_warm_up_of_steady_passes_is_short():
+    contender = Clock(1.0)
+    warm_up([contender], limit_s=60)
+    assert contender.n_calls <= 5
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        (Disturbance(), ""),
+        (Disturbance(others=0.2), "other processes took 20 %"),
+        (Disturbance(stolen=0.5, others=0.2), "the hypervisor took 50 %"),
+        (Disturbance(clock=0.3), "clock changed by 30 %"),
+    ],
+)
+def test_what_disturbs_is_told(seen, told):
+    reason = seen.reason(allowed=0.1)
+    assert told in reason and bool(told) == bool(reason)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's counters")
+def test_another_process_on_the_same_core_is_seen_and_ones_own_work_is_not():
+    from gcsearch.machine import pinned
+
+    with pinned(1) as cores, watched(cores) as alone:
+        deadline = time.process_time() + 0.5
+        while time.process_time() < deadline:
+            pass
+    busy = f"import os; os.sched_setaffinity(0, {set(cores)})\nwhile True: pass"
+    neighbour = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        with pinned(1) as cores, watched(cores) as disturbed:
+            time.sleep(1)
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert disturbed.others > 0.5 and disturbed.others > alone.others
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ([[1.0, 1.0, 1.5]] * 30, "the backbone against itself takes 1.500"),
+        ([[1.0, 1.0, 1.0], [9.0, 1.0, 1.0]] * 15, "the interval is wider than"),
+        ([[1.0, 1.0, 1.0]] * 3, "the time was up after 3 rounds"),
+    ],
+)
+def test_doubtful_times_make_no_number(monkeypatch, times, told):
+    monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: np.array(times))
+    settings = LOOSE.model_copy(update={"precision": 0.01})
+    ratio = compare_latency(network(), network(), SIZE, settings)
+    assert not ratio.conclusive and told in ratio.reason
+    assert str(ratio).startswith("inconclusive [") and ratio.reason in str(ratio)
+
+
+def test_disturbed_times_make_no_number_and_are_taken_again(monkeypatch):
+    limits = []
+
+    def disturbed(contenders, is_enough, *, limit_s, seed):
+        limits.append(limit_s)
+        return np.ones((30, 3))
+
+    monkeypatch.setattr(module, "time_in_turn", disturbed)
+    monkeypatch.setattr(Disturbance, "reason", lambda self, allowed: "too much going on")
+    ratio = compare_latency(network(), network(), SIZE, LOOSE)
+    assert (ratio.conclusive, ratio.reason) == (False, "too much going on")
+    assert limits == [LOOSE.time_limit_s, 2 * LOOSE.time_limit_s]
+
+
+def test_steady_times_are_a_number(monkeypatch):
+    rows = np.array([[1.1, 1.0, 1.0]] * 30) * 1e-3
+    monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: rows)
+    ratio = compare_latency(network(), network(), SIZE, LOOSE)
+    assert ratio.conclusive and ratio.reason == "" and ratio.pairs == 30
+    assert (ratio.ratio, ratio.latency_ms, ratio.baseline_ms) == pytest.approx((1.1, 1.1, 1.0))
+    assert ratio.noise == pytest.approx((1, 1, 1)) and ratio.latency_p90_ms == pytest.approx(1.1)
+
+
+def test_ratio_goes_to_plain_data_and_back():
+    ratio = LatencyRatio(1.1, 1.0, 1.2, True, 2.0, 1.8, 30, 0.5, 2.2, 2.0, (1.0, 0.9, 1.1))
+    assert LatencyRatio(**json.loads(json.dumps(vars(ratio)))) == ratio
+    older = {k: v for k, v in vars(ratio).items() if k not in ("noise", "reason")}
+    assert LatencyRatio(**older).ratio == 1.1
+
+
+def test_copy_shares_its_weights_and_can_be_altered_alone():
+    model = network()
+    twin = share_weights(model)
+    assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert all(a is b for a, b in zip(model.buffers(), twin.buffers(), strict=True))
+    twin.add_module("more", nn.Conv2d(4, 4, 1))
+    assert len(model) == 4
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
+def test_types_and_formats_can_be_set(dtype, memory_format):
+    settings = LOOSE.model_copy(
+        update={"dtype": dtype, "memory_format": memory_format, "batch_size": 2}
+    )
+    probe = LatencyProbe(network(), SIZE, settings)
+    assert probe.measure(network()).latency_ms > 0
+    assert probe.times.shape[1] == 3
+
+
+def test_more_threads_than_cores_are_refused():
+    with pytest.raises(LatencyError, match=r"latency\.threads = 1000 is more than the \d+ cores"):
+        LatencyProbe(network(), SIZE, LOOSE.model_copy(update={"threads": 1000}))
+
+
+def runtime_or_skip(name):
+    if "not installed" in runtime_version(name):
+        pytest.skip(f"{name} is not installed")
+    if name == "cuda-graph" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return RUNTIMES[name]()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNTIMES.names())
+@pytest.mark.filterwarnings("ignore")  # compilers' own
+def test_every_runtime_computes_the_same(name, monkeypatch):
+    runtime, model = runtime_or_skip(name), network().eval()
+    device = "cuda" if name == "cuda-graph" else "cpu"
+    example = torch.randn(2, *SIZE, device=device)
+    output = runtime.prepare(model.to(device), example, threads=1)()
+    if name == "cuda-graph":
+        return  # its outputs stay where they were recorded
+    if not isinstance(output, torch.Tensor):
+        values = output[0] if isinstance(output, list) else next(iter(output.values()))
+        output = torch.as_tensor(np.array(values))
+    assert torch.allclose(output, model(example), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.filterwarnings("ignore")
+def test_runtime_that_cannot_take_a_model_says_so(name):
+    class Unusual(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(np.fft.fft(x.numpy())) if x.sum() > 0 else x
+
+    with pytest.raises(LatencyError, match=r"fails on this model: .*; use ") as error:
+        runtime_or_skip(name).prepare(Unusual(), torch.ones(1, *SIZE), threads=1)
+    assert "\n" not in str(error.value)
+
+
+def test_compiler_that_fails_is_told_in_one_line(monkeypatch):
+    def fail(example):
+        raise RuntimeError("no compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: fail)
+    with pytest.raises(LatencyError, match=r"torch\.compile fails on .* no compiler found; use"):
+        RUNTIMES["compile"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
+
+
+def test_runtime_whose_package_is_missing_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(LatencyError, match=r"pip install 'gcsearch\[onnx\]'"):
+        RUNTIMES["onnxruntime"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
+
+
+def test_runtime_of_another_device_or_type_says_what_to_set():
+    with pytest.raises(LatencyError, match=r"latency\.device=cuda"):
+        RUNTIMES["cuda-graph"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
+    example = torch.ones(1, *SIZE, dtype=torch.bfloat16)
+    with pytest.raises(LatencyError, match=r"latency\.dtype=fp32|pip install"):
+        RUNTIMES["openvino"]().prepare(network(), example, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("latency.runtime=egaer", "unknown runtime 'egaer'; did you mean 'eager'"),
+        ("latency.batch_size=0", "greater than or equal to 1"),
+        ("latency.image_size=-5", "greater than or equal to 8"),
+        ("latency.threads=-1", "greater than or equal to 0"),
+        ("latency.time_limit_s=0", "greater than 0"),
+        ("latency.dtype=int8", "'fp32', 'bf16' or 'fp16'"),
+        ("latency.disturbance=0", "greater than 0"),
+    ],
+)
+def test_senseless_settings_are_refused(override, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(None, [override])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "net.yaml"
+    architecture = Architecture("squeezenet1_1", (Insertion("features.3", ratio=1 / 4),))
+    write_config(ExportedConfig(architecture, n_classes=4, image_size=32), path)
+    return path
+
+
+FAST = ["--image-size", "32", "--threads", "1", "--set", "precision=0.4"]
+FAST += ["--set", "time_limit_s=0.3", "--set", "disturbance=1"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["latency", *map(str, arguments)])
+
+
+def test_export_is_timed_against_its_backbone(exported):
+    timing = time_export(exported, LOOSE.model_copy(update={"image_size": 32}))
+    assert timing.against == "its backbone" and timing.latency.pairs == len(timing.times)
+    assert json.loads(json.dumps(timing.to_dict()))["environment"]["runtime"].startswith("torch ")
+
+
+def test_command_times_several_batches_and_draws_them(exported, tmp_path):
+    picture = tmp_path / "times.png"
+    result = call(exported, *FAST, "--batch", "1,2", "--plot", picture)
+    assert result.exit_code == 0, result.output
+    assert "against its backbone" in result.output and picture.stat().st_size > 10_000
+
+
+def test_command_compares_two_exports_in_json(exported):
+    result = call(exported, *FAST, "--vs", exported, "--json")
+    (entry,) = json.loads(result.output)
+    assert entry["against"] == str(exported) and entry["latency"]["ratio"] > 0
+    assert entry["settings"]["threads"] == 1 and len(entry["latency"]["noise"]) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["a.yaml", "--study", "s"], ["--study", "s", "--vs", "b.yaml"]],
+    ids=["nothing", "both", "front against an export"],
+)
+def test_command_is_used_in_one_of_two_ways(arguments):
+    assert call(*arguments).exit_code == 2
+
+
+def test_command_refuses_faulty_settings_before_it_builds(exported):
+    result = call(exported, "--batch", "0", "--runtime", "fast", "--set", "treads=1")
+    assert isinstance(result.exception, ConfigError)
+    assert len(result.exception.faults) == 3
+
+
+def test_picture_shows_every_measurement(exported):
+    timing = time_export(exported, LOOSE.model_copy(update={"image_size": 32}))
+    figure = draw_times([timing, timing])
+    assert len(figure.axes) == 4
+
+
+def test_unknown_study_is_named(tmp_path):
+    result = call("--study", "s", "--storage", f"sqlite:///{tmp_path}/none.db")
+    assert isinstance(result.exception, GcsearchError)
