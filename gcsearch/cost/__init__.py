@@ -1,4 +1,4 @@
-"""What an architecture costs to run: latency as a paired ratio, parameters, MACs."""
+"""What an architecture costs to run: latency as a paired ratio, parameters, MACs, peak memory."""
 
 from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
@@ -7,6 +7,7 @@ from gcsearch.cost.latency import (
     compare_latency,
     measure_latency,
 )
+from gcsearch.cost.memory import peak_memory
 
 __all__ = [
     "Counts",
@@ -15,4 +16,5 @@ __all__ = [
     "compare_latency",
     "count",
     "measure_latency",
+    "peak_memory",
 ]
