@@ -7,14 +7,32 @@ from gcsearch.cost.latency import (
     compare_latency,
     measure_latency,
 )
+from gcsearch.cost.limits import (
+    COSTS,
+    COUNTED,
+    Cost,
+    LimitSettings,
+    excesses,
+    limit_key,
+    limits_by_cost,
+    show_counted,
+)
 from gcsearch.cost.memory import peak_memory
 
 __all__ = [
+    "COSTS",
+    "COUNTED",
+    "Cost",
     "Counts",
     "LatencyRatio",
     "LatencySettings",
+    "LimitSettings",
     "compare_latency",
     "count",
+    "excesses",
+    "limit_key",
+    "limits_by_cost",
     "measure_latency",
     "peak_memory",
+    "show_counted",
 ]
