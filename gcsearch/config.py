@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, ValidationError
 
-from gcsearch.cost import LatencySettings
+from gcsearch.cost import Cost, LatencySettings, LimitSettings, limits_by_cost
 from gcsearch.errors import ConfigError, near_misses
 from gcsearch.proxy.training import TrainingSettings
 from gcsearch.settings import Settings
@@ -45,6 +45,9 @@ class DataSettings(Settings):
 class SearchSettings(Settings):
     """How the search goes through the space."""
 
+    objective: Cost = "latency"
+    """What is kept low beside a high top1: latency, macs, params or memory (at the peak of one
+    forward pass), each as a ratio to the unaltered backbone."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     """Trials trained at the same time; they share this machine's cores."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -86,8 +89,14 @@ class SearchConfig(Settings):
     space: SpaceSettings = SpaceSettings()
     training: TrainingSettings = TrainingSettings()
     latency: LatencySettings = LatencySettings()
+    limits: LimitSettings = LimitSettings()
     search: SearchSettings = SearchSettings()
     plan: PlanSettings = PlanSettings()
+
+    @property
+    def cost_limits(self) -> dict[Cost, float]:
+        """The limits that are set, that of latency among them, as ratios to the backbone."""
+        return limits_by_cost(self.latency.limit, self.limits.model_dump())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, safe for YAML and JSON."""

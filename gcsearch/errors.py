@@ -12,7 +12,7 @@ GcsearchError
 ├── ConfigError           (ValueError)    a search configuration has one or more faults
 ├── TrainingError         (RuntimeError)  a training diverged or ran out of memory
 ├── LatencyError          (RuntimeError)  a latency cannot be measured
-├── OverLimitError        (ValueError)    an architecture is slower than was allowed
+├── OverLimitError        (ValueError)    an architecture costs more than was allowed
 ├── StudyError            (RuntimeError)  a study or its database cannot be used
 └── ExportError           (ValueError)    an export cannot be written or read
 
@@ -115,20 +115,19 @@ class LatencyError(GcsearchError, RuntimeError):
 
 
 class OverLimitError(GcsearchError, ValueError):
-    """An architecture is slower than was allowed; it is not trained.
+    """An architecture costs more than was allowed; it is not trained.
 
     Args:
-        message: With the latency and the limit.
-        latency: What was measured, as plain data.
-        excess: How far the upper end of its interval lies above the limit.
+        message: With the cost and the limit.
+        refusal: What was measured, as the plain data of a refusal.
     """
 
-    def __init__(self, message: str, latency: Mapping[str, object], excess: float) -> None:
-        self.message, self.latency, self.excess = message, dict(latency), excess
+    def __init__(self, message: str, refusal: Mapping[str, object]) -> None:
+        self.message, self.refusal = message, dict(refusal)
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Callable[..., OverLimitError], tuple[object, ...]]:
-        return type(self), (self.message, self.latency, self.excess)
+        return type(self), (self.message, self.refusal)
 
 
 class StudyError(GcsearchError, RuntimeError):

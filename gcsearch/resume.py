@@ -28,7 +28,17 @@ __all__ = [
     "stored_config",
 ]
 
-FIXED_SECTIONS = ("backbone", "weights", "data", "space", "training", "latency", "search.seed")
+FIXED_SECTIONS = (
+    "backbone",
+    "weights",
+    "data",
+    "space",
+    "training",
+    "latency",
+    "limits",
+    "search.seed",
+    "search.objective",
+)
 """What must stay the same for as long as a study goes on, and gives it its default name."""
 ALSO_FIXED = (
     "search.startup_trials",

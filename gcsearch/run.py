@@ -177,7 +177,8 @@ class _Run:
         """Read the results from the database and export the choice."""
         if self._study.baseline() is None:
             return SearchResult(
-                self._study.name, self._storage, self._is_complete, [], [], None, None, None
+                *(self._study.name, self._storage, self._is_complete, [], [], None, None, None),
+                objective=self._study.record.objective,
             )
         result = summarise(self._study, self._storage, is_complete=self._is_complete)
         if not self._is_complete or result.best is None:

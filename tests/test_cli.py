@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -17,14 +18,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 import gcsearch
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cli import main
+from gcsearch.cli.progress import Progress
 from gcsearch.cli.run_command import parse_duration
+from gcsearch.config import load_config
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import ConfigError
-from gcsearch.evaluation import Evaluation, pack
+from gcsearch.evaluation import Evaluation, Refusal, pack
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy, StudyRecord, open_storage
@@ -35,14 +39,17 @@ TASK = {"name": "made up", "n_classes": 10, "image_size": 32, "mean": [0.5] * 3,
 SITES = [Site(path, "after-add", 1, 64, (64, 8, 8)) for path in ("layer1.0", "layer1.1")]
 
 
-def add_trial(study: SearchStudy, space: SearchSpace, n_right: int, ratio: float) -> Architecture:
+def add_trial(
+    study: SearchStudy, space: SearchSpace, n_right: int, ratio: float, macs: float = 1.0
+) -> Architecture:
     proposal = study.ask(space)
     correct = np.arange(100) < n_right
     latency = LatencyRatio(ratio, ratio - 0.01, ratio + 0.01, True, 11.0, 10.0, 40, 1.0)
     curve = ({"train_loss": 2.0, "loss": 1.5, "top1": n_right / 100, "seconds": 1.0},)
     measured = Evaluation(
         *(proposal.architecture, 0, n_right / 100, 1.5, pack(correct), curve, latency),
-        *(11_000_000, 20_000_000, {"training": 1.0, "latency": 1.0}),
+        *(11_000_000, 20_000_000, {"training": 1.0, "latency": 1.0}, 50_000_000),
+        {"macs": macs, "params": 1.2, "memory": 1.1},
     )
     study.complete(proposal.number, measured)
     return proposal.architecture
@@ -61,6 +68,21 @@ def storage(tmp_path_factory, tiny_config):
     add_trial(study, space, 40, 1.2)
     study.fail(study.ask(space).number, "training loss became nan; try a lower learning rate")
     study.ask(space)
+    return url
+
+
+@pytest.fixture(scope="module")
+def macs_storage(tmp_path_factory, tiny_config):
+    """A database with one study that minimises MACs, under a limit on them."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('macs')}/studies.db"
+    config = load_config(tiny_config.to_dict(), ["search.objective=macs", "limits.macs=1.01"])
+    plan = make_plan(config.plan, Speeds(9, 9, 9, 1, 1), n_val=100, n_test=100)
+    record = StudyRecord(config.to_dict(), plan.to_dict(), TASK, {"python": "3"})
+    study = SearchStudy.create(open_storage(url), "macs", record)
+    space = SearchSpace("resnet18", SITES, config.space)
+    add_trial(study, space, 50, 1.001)
+    add_trial(study, space, 70, 1.1, macs=1.0021)
+    study.refuse(study.ask(space).number, Refusal("macs", 1.01, {"macs": 1.02}, None))
     return url
 
 
@@ -138,6 +160,12 @@ def test_run_says_what_is_wrong_in_one_line(call, tiny_yaml, tmp_path, arguments
         (["run", "--study", "tiny", "--backbone", "resnet34"], 2, "backbone is 'resnet18' in"),
         (["run", "--study", "tiny", "--set", "plan.trial_images=1"], 2, "plan.trial_images is 64"),
         (["run", "--study", "tiny", "--seed", "7"], 2, "search.seed is 0 in study 'tiny', not 7"),
+        (
+            ["run", "--study", "tiny", "--set", "search.objective=macs"],
+            2,
+            "objective is 'latency'",
+        ),
+        (["run", "--study", "tiny", "--set", "limits.macs=1.1"], 2, "limits.macs is None in"),
     ],
 )
 def test_command_on_a_study_says_what_is_wrong(call, storage, arguments, code, says):
@@ -216,6 +244,41 @@ def test_front_as_json(call, storage):
     assert [finding["trial"] for finding in data["front"]] == [0, 1]
     assert data["best"]["trial"] == 1 and data["best"]["gain"][0] == pytest.approx(0.2)
     assert len(data["trials"]) == 3
+
+
+def test_front_shows_the_cost_that_is_minimised(call, macs_storage):
+    _, out, _ = call("front", "--storage", macs_storage)
+    assert re.search(r"macs ratio +latency ratio +params", out)
+    assert re.search(r"^ \*.* 1\.00210 +1\.100 \[1\.090, 1\.110\]", out, re.M)
+    data = json.loads(call("front", "--storage", macs_storage, "--json")[1])
+    assert data["objectives"] == ["top1", "macs_ratio"]
+    assert [f["macs_ratio"] for f in data["front"]] == [1.0, 1.0021]
+
+
+def test_status_tells_the_cost_that_is_minimised_and_what_was_refused(call, macs_storage):
+    _, out, _ = call("status", "--storage", macs_storage)
+    assert "top1 0.700, macs 1.00210  latency 1.100" in out
+    assert "PRUNED" in out and "macs ratio 1.02000 is over limits.macs 1.01; not trained" in out
+    data = json.loads(call("status", "--storage", macs_storage, "--json")[1])
+    assert data["objectives"] == ["top1", "macs_ratio"]
+    assert [trial["macs_ratio"] for trial in data["trials"]] == [1.0, 1.0021, None]
+
+
+def test_progress_tells_the_cost_that_is_minimised_beside_the_latency(macs_storage):
+    evaluation = SearchStudy(open_storage(macs_storage), "macs").rows()[1].evaluation
+    for objective, told in [("macs", "macs 1.00210  latency"), ("latency", "top1 0.700  latency")]:
+        console = Console(file=io.StringIO(), width=300)
+        Progress(console, [], objective).trial_finished(1, evaluation, "")
+        assert f"{told} 1.100 [1.090, 1.110]  layer1" in console.file.getvalue()
+
+
+def test_export_says_what_its_trial_cost(call, macs_storage, tmp_path):
+    arguments = ["export", "--storage", macs_storage]
+    assert call(*arguments, "-o", f"{tmp_path}/a.yaml")[0] == 0
+    told = yaml.safe_load((tmp_path / "a.yaml").read_text())["provenance"]
+    costs = ("objective", "macs_ratio", "params_ratio", "memory_ratio", "memory")
+    assert [told[key] for key in costs] == ["macs_ratio", 1.0021, 1.2, 1.1, 50_000_000]
+    assert told["latency_ratio"] == [1.1, 1.09, 1.11]
 
 
 def test_sites_as_table_and_json(call):

@@ -17,8 +17,9 @@ ALL_OTHER = {
     "data": {"source": "npz:a.npz", "image_size": 32, "options": {"flip": True, "n": 3, "x": 0.5}},
     "space": {"sites": ["stage:3"], "ratios": ["1/3", 0.0625], "max_insertions": 2},
     "training": {"batch_size": 8, "precision": "bf16", "trainable": "blocks"},
-    "latency": {"image_size": 32, "threads": 1},
-    "search": {"workers": 2, "seed": 7},
+    "latency": {"image_size": 32, "threads": 1, "limit": 1.1},
+    "limits": {"macs": 1.001, "memory": 1.5},
+    "search": {"workers": 2, "seed": 7, "objective": "params"},
     "plan": {"budget_s": 60, "check_seeds": 0},
 }
 
@@ -42,6 +43,16 @@ def test_configuration_survives_plain_data_json_and_yaml(source, tmp_path):
     assert load_config(config.to_dict()) == config
     assert load_config(json.loads(json.dumps(config.to_dict()))) == config
     assert load_config(write(tmp_path, yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_limits_are_in_one_order_whichever_are_set():
+    given = {"limits": {"memory": 1.5, "params": None, "macs": 1.001}, "latency": {"limit": 1.1}}
+    assert [*load_config(given).cost_limits.items()] == [
+        ("latency", 1.1),
+        ("macs", 1.001),
+        ("memory", 1.5),
+    ]
+    assert SearchConfig().cost_limits == {}
 
 
 def test_options_keep_their_types():
@@ -78,6 +89,10 @@ def test_all_faults_are_told_at_once():
         ({"plan": {"trials": 0}}, "plan.trials = 0: input should be greater than or equal to 1"),
         ({"plan": 3}, "plan = 3: input should be a valid dictionary"),
         ({"search": {"seed": -1}}, "search.seed = -1: "),
+        ({"search": {"objective": "flops"}}, "search.objective = 'flops': input should be 'lat"),
+        ({"limits": {"macs": 1}}, "limits.macs = 1: input should be greater than 1"),
+        ({"limits": {"params": 2e7}}, "limits.params = 20000000.0: input should be less than"),
+        ({"limits": {"latency": 1.1}}, "unknown key 'limits.latency'; known: macs, memory, pa"),
         ({"training": {"device": 3}}, "training.device = 3: input should be a valid string"),
         ({"space": {"blocks": ["cg"]}}, "space.blocks = ['cg']: unknown block 'cg'; did you mean"),
         ({"space": {"ratios": [2]}}, "space.ratios = [2]: ratio 2 is outside (0, 1]"),

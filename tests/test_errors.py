@@ -26,7 +26,7 @@ WITH_DETAILS = [
     UnknownNameError("block", "cg", ["gc"], "see the list"),
     ConfigError(["one", "two"], "a.yaml"),
     ConfigError(["one"]),
-    OverLimitError("too slow", {"ratio": 1.2}, 0.1),
+    OverLimitError("too slow", {"cost": "latency"}),
 ]
 WITH_TEXT = [c("text") for c in CHILDREN if c not in map(type, WITH_DETAILS)]
 

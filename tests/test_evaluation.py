@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.backbones import build_backbone
-from gcsearch.cost import LatencyRatio, count
+from gcsearch.config import load_config
+from gcsearch.cost import COSTS, LatencyRatio, count, peak_memory
 from gcsearch.errors import ConfigError, LatencyError, OverLimitError, TrainingError
-from gcsearch.evaluation import Evaluation, Evaluator
+from gcsearch.evaluation import Evaluation, Evaluator, Refusal
 from gcsearch.evaluation import evaluator as module
 from gcsearch.proxy.training import Epoch, Fidelity, normalise, score
 from gcsearch.surgery import inserted_blocks
@@ -24,6 +25,7 @@ ALTERED = Architecture(
     "resnet18",
     (Insertion("layer3.1", ratio=1 / 8), Insertion("layer2.0", fusions=("channel_mul",))),
 )
+BASELINE = Architecture("resnet18")
 CERTAIN = LatencyRatio(1.1, 1.09, 1.11, True, 3.0, 2.7, 30, 0.3)
 NOISY = LatencyRatio(1.2, 0.8, 1.9, False, 3.0, 2.5, 30, 0.3)
 
@@ -127,11 +129,14 @@ def test_inconclusive_latency_costs_no_training(evaluator, monkeypatch):
         evaluator.evaluate(ALTERED, BRIEF, 0)
 
 
+def override(evaluator, monkeypatch, *overrides: str) -> None:
+    """Set limits, as ``--set`` does."""
+    monkeypatch.setattr(evaluator, "config", load_config(evaluator.config.to_dict(), overrides))
+
+
 @pytest.mark.parametrize(("limit", "is_over"), [(1.5, False), (1.05, True)])
 def test_architecture_over_the_limit_is_not_trained(evaluator, monkeypatch, limit, is_over):
-    latency = evaluator.config.latency.model_copy(update={"limit": limit})
-    config = evaluator.config.model_copy(update={"latency": latency})
-    monkeypatch.setattr(evaluator, "config", config)
+    override(evaluator, monkeypatch, f"latency.limit={limit}")
     monkeypatch.setattr(evaluator, "measure_latency", lambda a: CERTAIN)
     steps = evaluator.steps(ALTERED, Fidelity(64, 1), 0)
     if not is_over:
@@ -139,8 +144,68 @@ def test_architecture_over_the_limit_is_not_trained(evaluator, monkeypatch, limi
         return
     with pytest.raises(OverLimitError, match=r"latency\.limit 1\.05; not trained") as caught:
         next(steps)
-    assert caught.value.excess == pytest.approx(CERTAIN.high - limit)
+    refusal = Refusal.from_dict(json.loads(json.dumps(caught.value.refusal)))
+    assert (refusal.cost, refusal.limit, refusal.latency) == ("latency", 1.05, CERTAIN)
+    assert refusal.share == pytest.approx((CERTAIN.high - 1) / 0.05)
+    assert refusal.ratios == evaluator.evaluate(ALTERED, BRIEF, 0, with_latency=False)[0].ratios
     assert next(evaluator.steps(ALTERED.baseline(), Fidelity(64, 1), 0)).number == 1
+
+
+@pytest.mark.parametrize("cost", ["macs", "params", "memory"])
+def test_what_is_over_a_counted_limit_is_neither_timed_nor_trained(evaluator, monkeypatch, cost):
+    ratio = evaluator.count_costs(ALTERED)[cost] / evaluator.count_costs(BASELINE)[cost]
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: CERTAIN)
+    override(evaluator, monkeypatch, f"limits.{cost}={ratio}")
+    assert next(evaluator.steps(ALTERED, BRIEF, 0)).number == 1
+    override(evaluator, monkeypatch, f"limits.{cost}={1 + 0.9 * (ratio - 1)}")
+    assert next(evaluator.steps(BASELINE, BRIEF, 0)).number == 1
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: pytest.fail("timed"))
+    with pytest.raises(
+        OverLimitError, match=rf"{cost} ratio 1\.\d+ is over limits\.{cost} 1"
+    ) as e:
+        next(evaluator.steps(ALTERED, BRIEF, 0))
+    assert e.value.refusal["latency"] is None and e.value.refusal["ratios"][cost] == ratio
+
+
+def test_what_is_not_timed_is_not_held_to_limits(evaluator, monkeypatch):
+    override(evaluator, monkeypatch, "limits.params=1.000001")
+    assert next(evaluator.steps(ALTERED, BRIEF, 0, with_latency=False)).number == 1
+
+
+def test_costs_are_those_of_the_served_network_and_its_backbone(evaluator):
+    evaluation, model = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)
+    baseline = evaluator.build(BASELINE, 0)
+    assert evaluation.memory == peak_memory(model, (3, 32, 32))
+    assert evaluation.ratios == {
+        "macs": evaluation.macs / count(baseline, (3, 32, 32)).macs,
+        "params": evaluation.params / sum(p.numel() for p in baseline.parameters()),
+        "memory": evaluation.memory / peak_memory(baseline, (3, 32, 32)),
+    }
+    assert all(1 < ratio < 1.1 for ratio in evaluation.ratios.values())
+
+
+def test_peak_memory_is_that_of_the_served_batch(evaluator, monkeypatch):
+    one = evaluator.count_costs(ALTERED)
+    override(evaluator, monkeypatch, "latency.batch_size=4")
+    four = evaluator.count_costs(ALTERED)
+    assert four["memory"] > one["memory"]
+    assert [four[cost] for cost in ("macs", "params")] == [one["macs"], one["params"]]
+
+
+def test_baseline_costs_exactly_one(evaluator, monkeypatch):
+    monkeypatch.setattr(evaluator, "measure_latency", lambda a: CERTAIN)
+    evaluation, _ = evaluator.evaluate(BASELINE, Fidelity(64, 1), 0)
+    assert evaluation.ratios == {"macs": 1, "params": 1, "memory": 1}
+    assert [evaluation.cost_ratio(cost) for cost in COSTS] == [1, 1, 1, 1]
+
+
+def test_evaluation_of_an_older_version_is_read(evaluator):
+    evaluation, _ = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)
+    data = evaluation.to_dict()
+    del data["memory"], data["ratios"]
+    older = Evaluation.from_dict(data)
+    assert (older.memory, older.ratios, older.cost_ratio("macs")) == (None, {}, None)
+    assert (older.top1, older.macs) == (evaluation.top1, evaluation.macs)
 
 
 def test_steps_are_epochs_and_then_the_evaluation(evaluator):

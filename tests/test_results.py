@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,11 +45,17 @@ def answers(n_right: int, n_swapped: int = 0) -> np.ndarray:
 
 
 def evaluation_of(
-    architecture: Architecture, correct: np.ndarray, *, seed: int = 0, ratio: float = 1.0
+    architecture: Architecture,
+    correct: np.ndarray,
+    *,
+    seed: int = 0,
+    ratio: float = 1.0,
+    ratios: dict[str, float] | None = None,
 ) -> Evaluation:
     latency = LatencyRatio(ratio, ratio - 0.01, ratio + 0.01, True, 11.0, 10.0, 40, 1.0)
     top1, seconds = float(correct.mean()), {"training": 1.0}
-    return Evaluation(architecture, seed, top1, 1.5, pack(correct), (), latency, 9, 9, seconds)
+    measured = (latency, 9, 9, seconds, 9, ratios or {})
+    return Evaluation(architecture, seed, top1, 1.5, pack(correct), (), *measured)
 
 
 def finding(number: int, top1: float, ratio: float, *, margin: float = 0.01) -> Finding:
@@ -79,14 +86,24 @@ FOUND = [
 ]
 
 
-def study_of(*evaluations: Evaluation) -> SimpleNamespace:
+def with_cost(original: Finding, objective: str, ratio: float) -> Finding:
+    """Return a finding of a study that minimises a cost that is counted."""
+    return replace(original, objective=objective, ratios={objective: ratio})
+
+
+def study_of(*evaluations: Evaluation, objective: str = "latency") -> SimpleNamespace:
     """Return what the results read of a study."""
     rows = [
         TrialRow(n, "COMPLETE", evaluation.architecture, evaluation, None, False, None)
         for n, evaluation in enumerate(evaluations)
     ]
     baseline = next((r for r in rows if r.architecture and r.architecture.is_baseline), None)
-    return SimpleNamespace(name="made-by-hand", rows=lambda: rows, baseline=lambda: baseline)
+    return SimpleNamespace(
+        name="made-by-hand",
+        rows=lambda: rows,
+        baseline=lambda: baseline,
+        record=SimpleNamespace(objective=objective),
+    )
 
 
 def test_front_leaves_out_what_is_dominated():
@@ -104,6 +121,50 @@ def test_front_leaves_out_a_tie_in_one_and_worse_in_the_other():
 
 def test_front_of_the_baseline_alone():
     assert numbers(front(FOUND[:1])) == [0]
+
+
+COUNTED = [
+    with_cost(found, "macs", ratio)
+    for found, ratio in zip(FOUND, [1.0, 1.004, 1.001, 1.002, 1.003, 1.006], strict=True)
+]
+"""The same trials, by another cost than their latency."""
+
+
+def test_front_is_that_of_the_cost_which_the_study_minimises():
+    assert numbers(front(COUNTED)) == [0, 2, 3, 4]
+    assert COUNTED[3].cost == Interval(1.002, 1.002, 1.002) and FOUND[3].cost == FOUND[3].latency
+
+
+def test_knee_and_fastest_go_by_the_cost_which_the_study_minimises():
+    assert choose(COUNTED[1:5], "fastest").number == 2
+    assert choose(FOUND[1:5], "fastest").number == 1
+    assert choose(COUNTED, "knee").number == 3
+
+
+def test_better_one_of_equally_cheap_ones_is_picked():
+    twins = [with_cost(f, "memory", 1.0) for f in FOUND]
+    assert choose(twins, "fastest").number == 4
+
+
+def test_findings_hold_all_costs_and_the_one_that_is_minimised():
+    ratios = {"macs": 1.001, "params": 1.2, "memory": 1.05}
+    trials = [
+        evaluation_of(BASELINE, answers(50), ratios=dict.fromkeys(ratios, 1.0)),
+        evaluation_of(altered(1), answers(60), ratio=1.1, ratios=ratios),
+    ]
+    base, found = findings(study_of(*trials, objective="params"))
+    assert (base.cost, found.cost) == (Interval(1, 1, 1), Interval(1.2, 1.2, 1.2))
+    data = found.to_dict()
+    assert (data["objective"], data["latency_ratio"]) == ("params_ratio", [1.1, 1.09, 1.11])
+    assert {k: data[f"{k}_ratio"] for k in ratios} == ratios and data["memory"] == 9
+
+
+def test_ratios_of_an_older_study_come_from_its_counts():
+    base, other = (evaluation_of(a, answers(50)) for a in (BASELINE, altered(1)))
+    other = replace(other, macs=18, params=27, memory=None)
+    found = findings(study_of(base, other))[1]
+    assert found.ratios == {"macs": 2.0, "params": 3.0}
+    assert found.to_dict()["memory_ratio"] is None
 
 
 def test_findings_compare_by_picture():

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 import yaml
+from optuna.trial import TrialState
 
 import gcsearch
 from gcsearch.config import SearchConfig, load_config
@@ -239,10 +241,46 @@ def test_lost_baseline_is_named(finished, tmp_path):
         evaluator_of(finished.study, f"sqlite:///{tmp_path}/elsewhere.db")
 
 
+@pytest.fixture(scope="module")
+def frugal(tiny_config, tmp_path_factory) -> Finished:
+    """A search that minimises parameters and refuses about half of all architectures."""
+    overrides = ["search.objective=params", "limits.macs=1.0012"]
+    config = load_config(patient(tiny_config, trials=4).to_dict(), overrides)
+    storage, heard = f"sqlite:///{tmp_path_factory.mktemp('frugal')}/studies.db", Heard()
+    result = search(config, study="frugal", storage=storage, listener=heard)
+    return Finished(result, storage, config, heard)
+
+
+@pytest.mark.slow
+def test_search_under_a_limit_trains_only_what_keeps_it(frugal):
+    rows = [row for row in frugal.study.rows() if row.duplicate_of is None]
+    states = [row.state for row in rows]
+    assert frugal.result.is_complete and frugal.study.n_done() == 4
+    assert states.count("COMPLETE") == 5 and "PRUNED" in states
+    assert frugal.heard.events.count("trial") == len(states)
+    assert all(f.ratios["macs"] <= 1.0012 for f in frugal.result.findings)
+    reasons = [row.reason for row in rows if row.state == "PRUNED"]
+    assert all(re.match(r"macs ratio 1\.00\d+ is over limits\.macs 1\.0012;", r) for r in reasons)
+
+
+@pytest.mark.slow
+def test_search_goes_by_the_objective_that_was_chosen(frugal):
+    study = optuna.load_study(study_name="frugal", storage=frugal.storage)
+    assert study.metric_names == ["top1", "params_ratio"]
+    params = {f.number: f.evaluation.params for f in frugal.result.findings}
+    told = {t.number: t.values[1] for t in study.trials if t.state == TrialState.COMPLETE}
+    assert {n: told[n] for n in params} == {n: params[n] / params[0] for n in params}
+    assert {f.number for f in frugal.result.front} <= {t.number for t in study.best_trials}
+    assert frugal.result.front[0].is_baseline
+    assert all(f.evaluation.latency.conclusive for f in frugal.result.findings)
+
+
 def test_default_name_depends_on_what_is_fixed(tiny_config):
     name = default_study_name(tiny_config)
     assert name.startswith("resnet18-cued-digits-")
     assert default_study_name(patient(tiny_config)) != name  # latency is fixed
+    for other in ("search.objective=macs", "limits.macs=1.1"):
+        assert default_study_name(load_config(tiny_config.to_dict(), [other])) != name
     plan = tiny_config.plan.model_copy(update={"trials": 99})
     assert default_study_name(tiny_config.model_copy(update={"plan": plan})) == name
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import time
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cost import LatencyRatio
-from gcsearch.evaluation import Evaluation
+from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.search import Listener
 from gcsearch.search.searcher import (
     FAILURES_IN_A_ROW,
@@ -37,7 +36,7 @@ class FakeStudy:
         self.asked: list[Architecture] = []
         self.completed: dict[int, Evaluation] = {}
         self.failed: dict[int, tuple[str, bool]] = {}
-        self.refused: dict[int, tuple[str, float]] = {}
+        self.refused: dict[int, Refusal] = {}
 
     def ask(self, space):
         number = len(self.asked)
@@ -53,8 +52,8 @@ class FakeStudy:
     def fail(self, number, reason, *, retry=False):
         self.failed[number] = (reason, retry)
 
-    def refuse(self, number, reason, latency, excess):
-        self.refused[number] = (reason, excess)
+    def refuse(self, number, refusal):
+        self.refused[number] = refusal
 
     def n_done(self):
         return sum(n > 0 for n in self.completed) + sum(not r for _, r in self.failed.values())
@@ -75,6 +74,9 @@ class Heard(Listener):
 
     def trial_finished(self, number, evaluation, reason):
         self.events.append(("finished", number, reason))
+
+    def trial_refused(self, number, reason):
+        self.events.append(("refused", number, reason))
 
 
 def searcher_of(study, *, target=3, deadline=None, trial_s=1.0, listener=None) -> StudySearcher:
@@ -260,20 +262,30 @@ def test_success_forgives_earlier_failures(failures):
     assert all(retry for _, retry in study.failed.values())
 
 
-def refusal(high: float) -> dict:
+def slow(high: float) -> Refusal:
     latency = LatencyRatio(high - 0.01, high - 0.02, high, True, 11.0, 10.0, 40, 1.0)
-    refused = {"reason": "too slow", "latency": asdict(latency), "excess": high - 1.05}
-    return {"refusal": json.dumps(refused), "done": True}
+    return Refusal("latency", 1.05, {"macs": 1.1, "params": 1.2}, latency)
 
 
-def test_refused_architectures_use_up_no_trial():
-    study = FakeStudy()
-    searcher = searcher_of(study, target=4)
+def large(macs: float) -> Refusal:
+    return Refusal("macs", 1.001, {"macs": macs, "params": 1.2}, None)
+
+
+def answer_of(refusal: Refusal) -> dict:
+    """Return what a worker returns for a refused architecture."""
+    return {"refusal": json.dumps(refusal.to_dict()), "done": True}
+
+
+@pytest.mark.parametrize("refusal", [slow(1.2), large(1.01)], ids=["latency", "macs"])
+def test_refused_architectures_use_up_no_trial(refusal):
+    study, heard = FakeStudy(), Heard()
+    searcher = searcher_of(study, target=4, listener=heard)
     for n in range(9):
-        assert run_one(searcher, f"ray-{n}", refusal(1.2) if n % 2 else None)
+        assert run_one(searcher, f"ray-{n}", answer_of(refusal) if n % 2 else None)
     assert searcher.suggest("ray-9") == FINISHED and not searcher.gave_up
-    assert sorted(study.completed) == [0, 2, 4, 6, 8] and sorted(study.refused) == [1, 3, 5, 7]
-    assert study.refused[1] == ("too slow", pytest.approx(0.15))
+    assert sorted(study.completed) == [0, 2, 4, 6, 8]
+    assert study.refused == dict.fromkeys([1, 3, 5, 7], refusal)
+    assert ("refused", 1, refusal.reason) in heard.events
 
 
 @pytest.mark.parametrize("n_before", [0, 1])
@@ -282,8 +294,19 @@ def test_limit_that_none_can_meet_ends_the_search_and_names_the_cheapest(n_befor
     searcher = searcher_of(study, target=50)
     for n in range(1 + n_before):
         run_one(searcher, f"ray-{n}")
-    run_one(searcher, "cheapest", refusal(1.08))
-    assert run_until_finished(searcher, refusal(1.2)) == REFUSALS_IN_A_ROW - 1
+    run_one(searcher, "cheapest", answer_of(slow(1.08)))
+    assert run_until_finished(searcher, answer_of(slow(1.2))) == REFUSALS_IN_A_ROW - 1
     assert searcher.gave_up.startswith("the last 30 architectures were all over latency.limit; ")
-    assert f"takes 1.070 [1.060, 1.080]: layer{1 + n_before} gc r1/16" in searcher.gave_up
+    assert f"has latency 1.070 [1.060, 1.080]: layer{1 + n_before} gc r1/16" in searcher.gave_up
     assert searcher.is_stuck is (n_before == 0)
+
+
+def test_cheapest_under_several_limits_is_what_comes_nearest_to_one():
+    searcher = searcher_of(FakeStudy(), target=50)
+    run_one(searcher, "baseline")
+    run_one(searcher, "large", answer_of(large(1.0025)))  # adds 2.5 times what it may
+    run_one(searcher, "cheapest", answer_of(slow(1.08)))  # 1.6 times
+    run_until_finished(searcher, answer_of(large(1.1)))
+    assert "were all over latency.limit or limits.macs; the cheapest" in searcher.gave_up
+    assert "has latency 1.070 [1.060, 1.080]: layer2 gc" in searcher.gave_up
+    assert "raise latency.limit or limits.macs, or search fewer" in searcher.gave_up

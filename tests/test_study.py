@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import threading
 import uuid
 from contextlib import closing
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -22,7 +24,7 @@ from gcsearch.architecture import Architecture, Insertion
 from gcsearch.config import SearchConfig, load_config
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError, UnknownNameError
-from gcsearch.evaluation import Evaluation
+from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.space import SearchSpace, SpaceSettings
 from gcsearch.study import SearchStudy, StudyRecord, list_studies, newest_study, open_storage
@@ -66,11 +68,12 @@ def measured(architecture: Architecture, *, top1: float = 0.5, ratio: float = 1.
     latency = LatencyRatio(ratio, ratio - 0.01, ratio + 0.01, True, 11.0, 10.0, 40, 1.0)
     curve = ({"train_loss": 2.0, "loss": 1.5, "top1": top1, "seconds": 1.0},)
     seconds = {"training": 1.0, "latency": 1.0}
-    return Evaluation(architecture, 0, top1, 1.5, "4:8A==", curve, latency, 10, 20, seconds)
+    counted = (10, 20, seconds, 4000, {"macs": 1.001, "params": 1.2, "memory": 1.05})
+    return Evaluation(architecture, 0, top1, 1.5, "4:8A==", curve, latency, *counted)
 
 
-def make_study(storage: RDBStorage, name: str | None = None) -> SearchStudy:
-    config = SearchConfig(backbone="tiny").to_dict()
+def make_study(storage: RDBStorage, name: str | None = None, **sections) -> SearchStudy:
+    config = load_config({"backbone": "tiny", **sections}).to_dict()
     record = StudyRecord(config, PLAN.to_dict(), {"name": "none"}, {"python": "3"})
     return SearchStudy.create(storage, name or f"s-{uuid.uuid4().hex}", record)
 
@@ -388,42 +391,102 @@ def test_study_that_another_process_has_just_made_is_gone_on_with(study, storage
     assert not is_new and again.rows() == study.rows()
 
 
-def limited_study(storage: RDBStorage, limit: float) -> SearchStudy:
-    config = load_config({"backbone": "tiny", "latency": {"limit": limit}}).to_dict()
-    record = StudyRecord(config, PLAN.to_dict(), {"name": "none"}, {"python": "3"})
-    return SearchStudy.create(storage, f"s-{uuid.uuid4().hex}", record)
+def constraints(study: SearchStudy) -> list[list[float]]:
+    """Return what the sampler and the dashboard read of each trial."""
+    trials = study.storage.get_all_trials(study._study._study_id)
+    return [trial.system_attrs["constraints"] for trial in trials]
 
 
 def test_refused_architecture_is_a_broken_constraint_to_sampler_and_dashboard(storage):
-    study = limited_study(storage, 1.12)
+    study = make_study(storage, latency={"limit": 1.12})
     ask_all(study, large_space(), 3)
     slow = study.ask(large_space())
     latency = measured(slow.architecture, ratio=1.3).latency
-    study.refuse(
-        slow.number, "latency 1.3 is over latency.limit 1.12", latency, latency.high - 1.12
-    )
+    study.refuse(slow.number, Refusal("latency", 1.12, {"macs": 1.1}, latency))
     row = study.rows()[slow.number]
     assert (row.state, row.counts, row.reason[:11]) == ("PRUNED", False, "latency 1.3")
     trials = storage.get_all_trials(study._study._study_id)
-    values = [trial.system_attrs["constraints"] for trial in trials]
-    assert values == [
+    assert constraints(study) == [
         [pytest.approx(x)] for x in (1 - 1.12, 1.11 - 1.12, 1.11 - 1.12, 1.31 - 1.12)
     ]
     assert [trial.constraints["0"] > 0 for trial in trials] == [False, False, False, True]
 
 
 def test_sampler_goes_on_with_refused_architectures_and_proposes_none_twice(storage):
-    study, space = limited_study(storage, 1.12), large_space()
+    study, space = make_study(storage, latency={"limit": 1.12}), large_space()
     seen = []
     for n in range(16):
         proposal = study.ask(space)
         seen.append(proposal.architecture)
         evaluation = measured(proposal.architecture, ratio=1.3 if n % 2 else 1.05)
         if n % 2:
-            study.refuse(proposal.number, "too slow", evaluation.latency, 0.19)
+            study.refuse(proposal.number, Refusal("latency", 1.12, {}, evaluation.latency))
         else:
             study.complete(proposal.number, evaluation)
     assert len(set(seen)) == 16 and study.n_done() == 7
+
+
+def test_every_limit_is_a_constraint_of_its_own_in_one_order(storage):
+    limits = {"memory": 1.5, "params": 1.25, "macs": 1.002}
+    study = make_study(storage, limits=limits, latency={"limit": 1.12})
+    ask_all(study, large_space(), 2)
+    ratios = {"memory": 1.75, "params": 1.5, "macs": 1.0}
+    study.refuse(study.ask(large_space()).number, Refusal("params", 1.25, ratios, None))
+    assert constraints(study) == [
+        pytest.approx([1 - 1.12, 1 - 1.002, 1 - 1.25, 1 - 1.5]),
+        pytest.approx([1.11 - 1.12, 1.001 - 1.002, 1.2 - 1.25, 1.05 - 1.5]),
+        pytest.approx([0, 1 - 1.002, 0.25, 0.25]),  # its latency was not measured
+    ]
+
+
+def test_study_without_limits_has_no_constraints(study):
+    ask_all(study, large_space(), 2)
+    trials = study.storage.get_all_trials(study._study._study_id)
+    assert not any("constraints" in trial.system_attrs for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("objective", "ratio"), [("latency", 1.1), ("macs", 1.001), ("params", 1.2), ("memory", 1.05)]
+)
+def test_cost_that_was_chosen_is_the_second_objective(storage, objective, ratio):
+    study = make_study(storage, search={"objective": objective})
+    ask_all(study, large_space(), 2)
+    assert study._study.metric_names == ["top1", f"{objective}_ratio"]
+    assert [trial.values for trial in study._study.get_trials()] == [[0.5, 1.0], [0.5, ratio]]
+    assert [d.name for d in study._study.directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+def test_trials_show_their_costs(study):
+    ask_all(study, large_space(), 2)
+    shown = ("macs", "params", "memory")
+    attrs = [trial.user_attrs for trial in study._study.get_trials()]
+    assert [attrs[1][key] for key in shown] == [20, 10, 4000]
+    assert [attrs[1][f"{key}_ratio"] for key in ("latency", *shown)] == [1.1, 1.001, 1.2, 1.05]
+    assert [attrs[0][f"{key}_ratio"] for key in ("latency", *shown)] == [1, 1, 1, 1]
+    study.refuse(study.ask(large_space()).number, Refusal("macs", 1.5, {"macs": 2.0}, None))
+    refused = study._study.get_trials()[2].user_attrs
+    assert refused["macs_ratio"] == 2.0 and "latency_ratio" not in refused
+
+
+def test_evaluation_without_the_chosen_cost_cannot_end_a_trial(storage):
+    study, space = make_study(storage, search={"objective": "memory"}), large_space()
+    ask_all(study, space, 1)
+    proposal = study.ask(space)
+    without = Evaluation(**{**vars(measured(proposal.architecture)), "ratios": {}})
+    with pytest.raises(StudyError, match="without a ratio of memory"):
+        study.complete(proposal.number, without)
+
+
+def test_study_of_an_older_version_goes_on_with_latency(study):
+    space = large_space()
+    old = {**study.record.config, "search": {"seed": 0, "startup_trials": 6, "workers": 1}}
+    del old["limits"], old["latency"]["limit"]
+    record = json.dumps(asdict(StudyRecord(old, PLAN.to_dict(), {"name": "none"}, {})))
+    study._study.set_user_attr("gcsearch", record)
+    again = SearchStudy(study.storage, study.name)
+    assert (again.record.objectives, again.record.limits) == (("top1", "latency_ratio"), {})
+    ask_all(again, space, 2)
+    assert [trial.values for trial in study._study.get_trials()] == [[0.5, 1.0], [0.5, 1.1]]
 
 
 def test_trial_that_was_never_signed_is_requeued_at_once_when_all_drivers_are_gone(study):

@@ -42,7 +42,13 @@ def export(
     ],
     study: StudyOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
-    pick: Annotated[Pick, typer.Option(help="Rule to choose by.")] = Pick.best,
+    pick: Annotated[
+        Pick,
+        typer.Option(
+            help="Rule to choose by. best: the surest gain; knee: of the front; fastest: the "
+            "cheapest, by the study's objective, that is not worse than the baseline."
+        ),
+    ] = Pick.best,
     trial: Annotated[int | None, typer.Option(help="A trial's number, instead of a rule.")] = None,
     file_format: Annotated[
         Format,

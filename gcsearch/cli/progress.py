@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gcsearch.cli.tables import plan_lines, points
+from gcsearch.cli.tables import costs_line, plan_lines, points
 from gcsearch.search.events import Listener
 
 if TYPE_CHECKING:
     from gcsearch.architecture import Architecture
+    from gcsearch.cost import Cost
     from gcsearch.evaluation import Evaluation
     from gcsearch.plan import Plan
     from gcsearch.study import TrialRow
@@ -29,10 +30,11 @@ class Progress(Listener):
     Args:
         console: Where to print.
         header: Printed once, before the plan.
+        objective: The cost that is minimised.
     """
 
-    def __init__(self, console: Console, header: list[str]) -> None:
-        self._console, self._header = console, header
+    def __init__(self, console: Console, header: list[str], objective: Cost = "latency") -> None:
+        self._console, self._header, self._objective = console, header, objective
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._plan: Plan | None = None
         self._began = self._since = time.monotonic()
@@ -131,7 +133,7 @@ class Progress(Listener):
             gain = f" ({points(evaluation.top1 - self._baseline_top1)})"
         return (
             f"trial {number:<3} top1 {evaluation.top1:.3f}{gain}  "
-            f"latency {evaluation.latency}  {evaluation.architecture}"
+            f"{costs_line(evaluation, self._objective)}  {evaluation.architecture}"
         )
 
     def _status(self) -> Text:

@@ -110,10 +110,9 @@ def _search(
     name = study or default_study_name(config)
     resume = _resume_command(name, storage, trust)
     console = Console(stderr=True, highlight=False) if as_json else stdout()
+    header = [f"study    {name} in {storage}", f"resume   {resume}"]
     try:
-        with Progress(
-            console, [f"study    {name} in {storage}", f"resume   {resume}"]
-        ) as progress:
+        with Progress(console, header, config.search.objective) as progress:
             result = search(
                 config,
                 study=name,

@@ -113,6 +113,7 @@ def status(
                 "studies": list_studies(opened.storage),
                 "done": opened.n_done(),
                 "planned": plan.n_trials,
+                "objectives": [*opened.record.objectives],
                 "trials": [_row_to_dict(row) for row in rows],
             }
         )
@@ -125,8 +126,9 @@ def status(
         soft_wrap=True,
         markup=False,
     )
+    objective = opened.record.objective
     table = [
-        [str(row.number), row.state, str(row.architecture or "(waiting)"), _remark(row)]
+        [str(row.number), row.state, str(row.architecture or "(waiting)"), _remark(row, objective)]
         for row in rows
     ]
     console.print(plain_table(["trial", "state", "architecture", ""], table))
@@ -161,6 +163,7 @@ def result_to_dict(result: SearchResult) -> dict[str, Any]:
         "study": result.study,
         "storage": result.storage,
         "complete": result.is_complete,
+        "objectives": ["top1", f"{result.objective}_ratio"],
         "best": result.best.to_dict() if result.best else None,
         "checked": result.checked.to_dict() if result.checked else None,
         "config": str(result.config_path) if result.config_path else None,
@@ -189,6 +192,8 @@ def _site_to_dict(site: Site) -> dict[str, Any]:
 
 
 def _row_to_dict(row: Any) -> dict[str, Any]:
+    from gcsearch.cost import COUNTED
+
     evaluation = row.evaluation
     return {
         "trial": row.number,
@@ -199,12 +204,15 @@ def _row_to_dict(row: Any) -> dict[str, Any]:
         "duplicate_of": row.duplicate_of,
         "top1": evaluation.top1 if evaluation else None,
         "latency_ratio": evaluation.latency.ratio if evaluation else None,
+        **{f"{c}_ratio": evaluation.cost_ratio(c) if evaluation else None for c in COUNTED},
     }
 
 
-def _remark(row: Any) -> str:
+def _remark(row: Any, objective: Any) -> str:
+    from gcsearch.cli.tables import costs_line
+
     if row.duplicate_of is not None:
         return f"same as trial {row.duplicate_of}"
     if row.evaluation is not None:
-        return f"top1 {row.evaluation.top1:.3f}, latency {row.evaluation.latency}"
+        return f"top1 {row.evaluation.top1:.3f}, {costs_line(row.evaluation, objective)}"
     return row.reason or ""

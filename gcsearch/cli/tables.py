@@ -13,11 +13,21 @@ from rich.table import Table
 from gcsearch.cli.options import storage_words
 
 if TYPE_CHECKING:
+    from gcsearch.cost import Cost
+    from gcsearch.evaluation import Evaluation
     from gcsearch.plan import Plan
     from gcsearch.results import Finding, SearchResult
     from gcsearch.study import SearchStudy
 
-__all__ = ["front_table", "plain_table", "plan_lines", "points", "result_lines", "stdout"]
+__all__ = [
+    "costs_line",
+    "front_table",
+    "plain_table",
+    "plan_lines",
+    "points",
+    "result_lines",
+    "stdout",
+]
 
 
 def stdout() -> Console:
@@ -52,23 +62,37 @@ def points(fraction: float) -> str:
 def front_table(kept: Sequence[Finding], best: int | None = None) -> Table:
     """Return the front against the baseline; the recommended trial is marked."""
     rows = [_finding_row(finding, best) for finding in kept]
-    columns = ["", "architecture", "trial", "top1", "gain, points", "latency ratio", "params"]
+    costs = dict.fromkeys([*(f"{f.objective} ratio" for f in kept), "latency ratio", "params"])
+    columns = ["", "architecture", "trial", "top1", "gain, points", *costs]
     return plain_table(columns, rows, right=2)
 
 
+def costs_line(evaluation: Evaluation, objective: Cost) -> str:
+    """Return the latency of an evaluation, and before it the cost that is minimised instead."""
+    from gcsearch.cost import show_counted
+
+    latency = f"latency {evaluation.latency}"
+    ratio = None if objective == "latency" else evaluation.cost_ratio(objective)
+    return latency if ratio is None else f"{objective} {show_counted(ratio)}  {latency}"
+
+
 def _finding_row(finding: Finding, best: int | None) -> list[str]:
+    from gcsearch.cost import show_counted
+
     gain, latency, evaluation = finding.gain, finding.latency, finding.evaluation
     if finding.is_baseline:
-        gain_text, latency_text = "0", "1"
+        gain_text, latency_text, counted_text = "0", "1", "1"
     else:
         gain_text = f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
         latency_text = f"{latency.value:.3f} [{latency.low:.3f}, {latency.high:.3f}]"
+        counted_text = show_counted(finding.cost.value)
     return [
         "*" if finding.number == best else "",
         str(evaluation.architecture).replace("; ", "\n"),
         str(finding.number),
         f"{evaluation.top1:.3f}",
         gain_text,
+        *([counted_text] if finding.objective != "latency" else []),
         latency_text,
         f"{evaluation.params / 1e6:.2f} M",
     ]

@@ -1,4 +1,4 @@
-"""What an architecture costs to run: latency as a paired ratio, parameters, MACs."""
+"""What an architecture costs to run: latency as a paired ratio, parameters, MACs, peak memory."""
 
 from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
@@ -8,18 +8,38 @@ from gcsearch.cost.latency import (
     measure_latency,
     share_weights,
 )
+from gcsearch.cost.limits import (
+    COSTS,
+    COUNTED,
+    Cost,
+    LimitSettings,
+    excesses,
+    limit_key,
+    limits_by_cost,
+    show_counted,
+)
+from gcsearch.cost.memory import peak_memory
 from gcsearch.cost.runtimes import RUNTIMES, runtime_version
 from gcsearch.cost.settings import LatencySettings
 
 __all__ = [
+    "COSTS",
+    "COUNTED",
     "RUNTIMES",
+    "Cost",
     "Counts",
     "LatencyProbe",
     "LatencyRatio",
     "LatencySettings",
+    "LimitSettings",
     "compare_latency",
     "count",
+    "excesses",
+    "limit_key",
+    "limits_by_cost",
     "measure_latency",
+    "peak_memory",
     "runtime_version",
     "share_weights",
+    "show_counted",
 ]

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,9 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
-from gcsearch.cost import (
-    LatencyProbe,
-    LatencyRatio,
-    LatencySettings,
-    count,
-    share_weights,
-)
-from gcsearch.errors import ConfigError, LatencyError, OverLimitError
+from gcsearch.cost import LatencyProbe, LatencyRatio, LatencySettings, share_weights
+from gcsearch.errors import ConfigError, LatencyError
+from gcsearch.evaluation.costs import count_costs, hold_to_limits, ratios_to
 from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
@@ -146,6 +142,13 @@ class Evaluator:
         torch.manual_seed(seed)
         return insert(model, architecture.insertions, sites=self.sites)
 
+    def count_costs(self, architecture: Architecture) -> dict[str, int]:
+        """Count an architecture's ``macs``, ``params`` and ``memory``, as it will be served."""
+        if architecture.is_baseline:
+            return self._backbone_costs
+        model = insert(copy.deepcopy(self._backbone), architecture.insertions, sites=self.sites)
+        return self._count(model)
+
     def measure_latency(self, architecture: Architecture) -> LatencyRatio:
         """Time an architecture against the backbone, alone on this machine.
 
@@ -198,27 +201,31 @@ class Evaluator:
     ) -> Iterator[Epoch | tuple[Evaluation, nn.Module]]:
         """Evaluate step by step: yield each epoch, and at last the evaluation and the network.
 
-        Latency comes first: what cannot be timed costs no training.
+        What is counted comes first, then latency: what is over a limit, or cannot be timed, costs
+        no training.
 
         Args:
             architecture: What to evaluate.
             fidelity: How much training.
             seed: Of the blocks' weights and of the order of the pictures.
             split: What to score on; by default the validation split.
-            with_latency: Whether to time it as well.
+            with_latency: Whether to time it as well, and to hold it to the limits.
 
         Raises:
             TrainingError: The training diverged or ran out of memory.
             LatencyError: The latency is inconclusive.
-            OverLimitError: The architecture is slower than ``latency.limit`` allows.
+            OverLimitError: It costs more than ``latency.limit`` or one of ``limits`` allows.
         """
-        start = time.perf_counter()
+        begin = time.perf_counter()
+        costs = self.count_costs(architecture)
+        ratios = ratios_to(self._backbone_costs, costs)
+        limits = self.config.cost_limits if with_latency and not architecture.is_baseline else {}
+        hold_to_limits(limits, ratios)
+        counted = time.perf_counter()
         latency = self._conclusive_latency(architecture) if with_latency else None
-        if latency is not None and not architecture.is_baseline:
-            _refuse_over(self.config.latency.limit, latency)
-        latency_s = time.perf_counter() - start
+        hold_to_limits(limits, ratios, latency)
+        seconds = {"counting": counted - begin, "latency": time.perf_counter() - counted}
         model = self.build(architecture, seed)
-        counts = count(model, self._latency_size)
         curve: list[Epoch] = []
         for epoch in self._train(model, fidelity, seed, split=split):
             curve.append(epoch)
@@ -232,9 +239,11 @@ class Evaluator:
             correct=pack(last.correct),
             curve=tuple(_as_point(epoch) for epoch in curve),
             latency=latency,
-            params=counts.params,
-            macs=counts.macs,
-            seconds={"training": sum(epoch.seconds for epoch in curve), "latency": latency_s},
+            params=costs["params"],
+            macs=costs["macs"],
+            seconds={"training": sum(epoch.seconds for epoch in curve)} | seconds,
+            memory=costs["memory"],
+            ratios=ratios,
         )
         yield evaluation, model
 
@@ -277,6 +286,15 @@ class Evaluator:
             hold=together,
         )
 
+    @cached_property
+    def _backbone_costs(self) -> dict[str, int]:
+        return self._count(self._backbone)
+
+    def _count(self, model: nn.Module) -> dict[str, int]:
+        torch.set_num_threads(self._threads)
+        with together():
+            return count_costs(model, self._latency_size, self.config.latency.batch_size)
+
     def _conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
         latency = self.measure_latency(architecture)
         if not latency.conclusive:
@@ -308,15 +326,6 @@ class Evaluator:
         if config.weights:
             load_weights(model, config.backbone, config.weights)
         return model
-
-
-def _refuse_over(limit: float | None, latency: LatencyRatio) -> None:
-    if limit is not None and latency.high > limit:
-        raise OverLimitError(
-            f"latency {latency} is over latency.limit {limit:g}; not trained",
-            asdict(latency),
-            latency.high - limit,
-        )
 
 
 def _as_point(epoch: Epoch) -> dict[str, float]:

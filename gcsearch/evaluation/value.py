@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import LatencyRatio
+from gcsearch.cost import Cost, LatencyRatio
 
 __all__ = ["Evaluation", "pack", "unpack"]
 
@@ -30,7 +30,11 @@ class Evaluation:
         latency: Ratio to the backbone; ``None`` where it was not asked for.
         params: Of the whole network.
         macs: Multiply-accumulates of one picture at the latency's image size.
-        seconds: Spent on ``training``, ``scoring`` included, and on ``latency``.
+        seconds: Spent on ``training``, scoring included, on ``latency``, and on ``counting``.
+        memory: Bytes at the peak of one forward pass at the latency's image and batch size;
+            ``None`` in evaluations that were stored before it was measured.
+        ratios: ``macs``, ``params`` and ``memory`` over those of the unaltered backbone; empty in
+            evaluations that were stored before.
     """
 
     architecture: Architecture
@@ -43,6 +47,20 @@ class Evaluation:
     params: int
     macs: int
     seconds: dict[str, float]
+    memory: int | None = None
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    def cost_ratio(self, cost: Cost) -> float | None:
+        """Return a cost as a ratio to the unaltered backbone; exactly 1 for the backbone itself.
+
+        Returns:
+            ``None`` where it was not measured.
+        """
+        if self.architecture.is_baseline:
+            return 1.0
+        if cost == "latency":
+            return self.latency.ratio if self.latency else None
+        return self.ratios.get(cost)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, safe for JSON."""

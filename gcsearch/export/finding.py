@@ -14,6 +14,20 @@ from gcsearch.study import SearchStudy
 
 __all__ = ["export_finding", "holds"]
 
+MEASURED = (
+    "top1",
+    "gain",
+    "objective",
+    "latency_ratio",
+    "macs_ratio",
+    "params_ratio",
+    "memory_ratio",
+    "params",
+    "macs",
+    "memory",
+)
+"""What an export says of its trial, besides where it comes from."""
+
 
 def export_finding(
     study: SearchStudy,
@@ -31,7 +45,7 @@ def export_finding(
     weights = path.with_suffix(".safetensors") if model is not None else None
     if model is not None and weights is not None:
         write_weights(model, weights)
-    task = study.record.task
+    task, found = study.record.task, finding.to_dict()
     config = ExportedConfig(
         architecture=finding.evaluation.architecture,
         n_classes=task["n_classes"],
@@ -42,11 +56,7 @@ def export_finding(
             "study": study.name,
             "trial": finding.number,
             "rule": rule,
-            "top1": finding.evaluation.top1,
-            "gain": finding.to_dict()["gain"],
-            "latency_ratio": finding.to_dict()["latency_ratio"],
-            "params": finding.evaluation.params,
-            "macs": finding.evaluation.macs,
+            **{key: found[key] for key in MEASURED},
             "proxy_task": task["name"],
             "environment": study.record.environment,
         },

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from gcsearch.cost import COUNTED, Cost
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, unpack
 from gcsearch.intervals import Interval, paired_gain, smallest_gain
@@ -29,7 +30,7 @@ PICKS = {
     "best": "highest lower end of the gain's interval, if the check on fresh seeds (or, without "
     "one, that interval itself) lies above 0; else the baseline",
     "knee": "farthest above the line between the ends of the front",
-    "fastest": "lowest latency among those not worse than the baseline",
+    "fastest": "lowest cost, by the study's objective, among those not worse than the baseline",
 }
 
 
@@ -42,12 +43,25 @@ class Finding:
         evaluation: What was measured.
         gain: In top1, with the interval of the paired pictures (training seeds come on top).
         latency: Ratio to the backbone; exactly 1 for the backbone itself.
+        ratios: The same of the costs that are counted: ``macs``, ``params`` and ``memory``, which
+            older studies lack.
+        objective: The cost that the study minimises.
     """
 
     number: int
     evaluation: Evaluation
     gain: Interval
     latency: Interval
+    ratios: dict[str, float] = field(default_factory=dict)
+    objective: Cost = "latency"
+
+    @property
+    def cost(self) -> Interval:
+        """The ratio that the study minimises; what is counted is known exactly."""
+        if self.objective == "latency":
+            return self.latency
+        ratio = self.ratios[self.objective]
+        return Interval(ratio, ratio, ratio)
 
     @property
     def is_baseline(self) -> bool:
@@ -64,9 +78,12 @@ class Finding:
             "top1": evaluation.top1,
             "loss": evaluation.loss,
             "gain": _as_list(self.gain),
+            "objective": f"{self.objective}_ratio",
             "latency_ratio": _as_list(self.latency),
+            **{f"{cost}_ratio": self.ratios.get(cost) for cost in COUNTED},
             "params": evaluation.params,
             "macs": evaluation.macs,
+            "memory": evaluation.memory,
             "seconds": evaluation.seconds,
             "curve": list(evaluation.curve),
         }
@@ -84,14 +101,15 @@ def findings(study: SearchStudy) -> list[Finding]:
             f"study {study.name!r} has no complete baseline trial yet; "
             f"go on with `gcsearch run --study {study.name}`"
         )
-    found = [_compare(row, baseline.evaluation) for row in study.rows() if row.evaluation]
+    objective, base = study.record.objective, baseline.evaluation
+    found = [_compare(row, base, objective) for row in study.rows() if row.evaluation]
     return sorted(found, key=lambda finding: not finding.is_baseline)
 
 
 def front(found: Sequence[Finding]) -> list[Finding]:
-    """Return those that no other beats in both top1 and latency, fastest first."""
+    """Return those that no other beats in both top1 and the study's cost, cheapest first."""
     kept = [a for a in found if not any(_dominates(b, a) for b in found)]
-    return sorted(kept, key=lambda f: (f.latency.value, -f.evaluation.top1))
+    return sorted(kept, key=lambda f: (f.cost.value, -f.evaluation.top1))
 
 
 def candidate_of(found: Sequence[Finding]) -> Finding:
@@ -130,7 +148,8 @@ def choose(
     if pick == "knee":
         return _knee(front(found))
     if pick == "fastest":
-        return min((f for f in found if f.gain.value >= 0), key=lambda f: f.latency.value)
+        not_worse = [f for f in found if f.gain.value >= 0]
+        return min(not_worse, key=lambda f: (f.cost.value, -f.gain.value))
     candidate = candidate_of(found)
     gain = checked.gain if checked else candidate.gain
     return candidate if gain.low > 0 else next(f for f in found if f.is_baseline)
@@ -160,7 +179,7 @@ def measured_smallest_gain(found: Sequence[Finding]) -> float | None:
     )
 
 
-def _compare(row: TrialRow, baseline: Evaluation) -> Finding:
+def _compare(row: TrialRow, baseline: Evaluation, objective: Cost) -> Finding:
     evaluation = row.evaluation
     if evaluation is None or evaluation.latency is None:
         raise StudyError(f"trial {row.number} is complete without its latency")
@@ -170,24 +189,33 @@ def _compare(row: TrialRow, baseline: Evaluation) -> Finding:
         gain = paired_gain(unpack(evaluation.correct), unpack(baseline.correct))
         measured = evaluation.latency
         latency = Interval(measured.ratio, measured.low, measured.high)
-    return Finding(row.number, evaluation, gain, latency)
+    ratios = _counted_ratios(evaluation, baseline)
+    return Finding(row.number, evaluation, gain, latency, ratios, objective)
+
+
+def _counted_ratios(evaluation: Evaluation, baseline: Evaluation) -> dict[str, float]:
+    """Return the ratios of what is counted; evaluations of old hold the counts alone."""
+    if evaluation.ratios:
+        return evaluation.ratios
+    counts = {cost: (getattr(evaluation, cost), getattr(baseline, cost)) for cost in COUNTED}
+    return {cost: own / base for cost, (own, base) in counts.items() if own and base}
 
 
 def _dominates(a: Finding, b: Finding) -> bool:
-    better_or_equal = a.evaluation.top1 >= b.evaluation.top1 and a.latency.value <= b.latency.value
+    better_or_equal = a.evaluation.top1 >= b.evaluation.top1 and a.cost.value <= b.cost.value
     return better_or_equal and (
-        a.evaluation.top1 > b.evaluation.top1 or a.latency.value < b.latency.value
+        a.evaluation.top1 > b.evaluation.top1 or a.cost.value < b.cost.value
     )
 
 
 def _knee(kept: Sequence[Finding]) -> Finding:
     """Return the point of the front farthest above the chord between its ends."""
     first, last = kept[0], kept[-1]
-    run = last.latency.value - first.latency.value
+    run = last.cost.value - first.cost.value
     rise = last.evaluation.top1 - first.evaluation.top1
 
     def above_chord(finding: Finding) -> float:
-        along = (finding.latency.value - first.latency.value) * rise
+        along = (finding.cost.value - first.cost.value) * rise
         return (finding.evaluation.top1 - first.evaluation.top1) * run - along
 
     return max(kept, key=above_chord)

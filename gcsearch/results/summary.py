@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcsearch.cost import Cost
 from gcsearch.results.check import CheckedGain, checked_gain
 from gcsearch.results.front import Finding, candidate_of, choose, findings, front
 from gcsearch.study import SearchStudy
@@ -21,10 +22,11 @@ class SearchResult:
         storage: URL of its database.
         is_complete: False when it was interrupted.
         findings: Every complete trial, compared with the baseline.
-        front: The Pareto front among them, fastest first.
+        front: The Pareto front among them, cheapest first.
         best: The choice, which may be the baseline.
         checked: Its gain on fresh seeds and test pictures, if that was checked.
         config_path: The exported config of the choice.
+        objective: The cost that the study minimises.
     """
 
     study: str
@@ -35,6 +37,7 @@ class SearchResult:
     best: Finding | None
     checked: CheckedGain | None
     config_path: Path | None
+    objective: Cost = "latency"
 
 
 def summarise(study: SearchStudy, storage: str, *, is_complete: bool = True) -> SearchResult:
@@ -51,4 +54,5 @@ def summarise(study: SearchStudy, storage: str, *, is_complete: bool = True) -> 
         best=choose(found, "best", checked=checked),
         checked=checked,
         config_path=None,
+        objective=study.record.objective,
     )

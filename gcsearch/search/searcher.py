@@ -13,8 +13,8 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import LatencyRatio
-from gcsearch.evaluation import Evaluation
+from gcsearch.cost import COSTS, limit_key
+from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.search.events import Listener
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
@@ -24,7 +24,7 @@ __all__ = ["StudySearcher"]
 FAILURES_IN_A_ROW = 4
 """So many trials failing one after the other, and none complete, end the search."""
 REFUSALS_IN_A_ROW = 30
-"""So many architectures over the latency limit one after the other end the search."""
+"""So many architectures over a limit one after the other end the search."""
 RETRIES = 2
 """How often in a row a passing cause (a noisy machine) may spoil a trial before it counts so."""
 
@@ -64,7 +64,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._crashes: dict[str, str] = {}
         self._architectures: dict[int, Architecture] = {}
         self._failures = 0
-        self._refused: list[tuple[LatencyRatio, Architecture]] = []
+        self._refused: list[tuple[Refusal, Architecture]] = []
         self.live: dict[str, int] = {}
         self.is_over = False
         self.gave_up = ""
@@ -116,7 +116,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
             self._listener.trial_finished(number, evaluation, "")
             return
         if "refusal" in result:
-            self._refuse(number, json.loads(result["refusal"]))
+            self._refuse(number, Refusal.from_dict(json.loads(result["refusal"])))
             return
         if "failure" in result:
             reason, retry = str(result["failure"]), bool(result["retry"])
@@ -137,18 +137,19 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """Leave the study out when Ray pickles its state."""
         return {}
 
-    def _refuse(self, number: int, refusal: dict[str, Any]) -> None:
-        """Tell of an architecture over the limit; a limit that none can meet ends the search."""
-        latency = LatencyRatio(**refusal["latency"])
-        self._study.refuse(number, refusal["reason"], latency, refusal["excess"])
-        self._listener.trial_refused(number, refusal["reason"])
-        self._refused.append((latency, self._architectures[number]))
+    def _refuse(self, number: int, refusal: Refusal) -> None:
+        """Tell of an architecture over a limit; limits that none can meet end the search."""
+        self._study.refuse(number, refusal)
+        self._listener.trial_refused(number, refusal.reason)
+        self._refused.append((refusal, self._architectures[number]))
         if len(self._refused) >= REFUSALS_IN_A_ROW:
             self.is_stuck = not self._study.n_done()
-            cheapest, architecture = min(self._refused, key=lambda pair: pair[0].high)
+            broken = {one.cost for one, _ in self._refused}
+            limits = " or ".join(limit_key(cost) for cost in COSTS if cost in broken)
+            cheapest, architecture = min(self._refused, key=lambda pair: pair[0].share)
             self.gave_up = (
-                f"the last {len(self._refused)} architectures were all over latency.limit; the "
-                f"cheapest of them takes {cheapest}: {architecture}; raise latency.limit, or "
+                f"the last {len(self._refused)} architectures were all over {limits}; the "
+                f"cheapest of them has {cheapest.measured}: {architecture}; raise {limits}, or "
                 "search fewer insertions or other sites"
             )
 

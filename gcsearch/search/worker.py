@@ -85,8 +85,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             if isinstance(step, Epoch) and step.number == self._context.fidelity.epochs:
                 step = next(self._steps)
         except OverLimitError as error:
-            refusal = {"reason": str(error), "latency": error.latency, "excess": error.excess}
-            return {"refusal": json.dumps(refusal), "done": True}
+            return {"refusal": json.dumps(error.refusal), "done": True}
         except TrainingError as error:
             return {"failure": str(error), "retry": False, "done": True}
         except LatencyError as error:

@@ -9,16 +9,15 @@ from typing import Any, Literal
 import optuna
 
 from gcsearch.architecture import Architecture
+from gcsearch.cost import Cost, limits_by_cost
 from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.machine import environment
 from gcsearch.plan import Plan
 
-__all__ = ["OBJECTIVES", "StudyRecord", "TrialRow"]
+__all__ = ["DIRECTIONS", "StudyRecord", "TrialRow"]
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
-    "top1": "maximize",
-    "latency_ratio": "minimize",
-}
+DIRECTIONS: tuple[Literal["maximize"], Literal["minimize"]] = ("maximize", "minimize")
+"""Of the objectives of every study: ``top1``, and one of the costs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,22 @@ class StudyRecord:
     plan: dict[str, Any]
     task: dict[str, Any]
     environment: dict[str, Any]
+
+    @property
+    def objective(self) -> Cost:
+        """The cost that is minimised; older studies know of latency alone."""
+        cost: Cost = self.config["search"].get("objective", "latency")
+        return cost
+
+    @property
+    def objectives(self) -> tuple[str, str]:
+        """Names of the objectives, in the order of :data:`DIRECTIONS`."""
+        return "top1", f"{self.objective}_ratio"
+
+    @property
+    def limits(self) -> dict[Cost, float]:
+        """The limits that are set, in the order in which constraints are stored."""
+        return limits_by_cost(self.config["latency"].get("limit"), self.config.get("limits", {}))
 
     @classmethod
     def of(cls, evaluator: Evaluator, plan: Plan) -> StudyRecord:

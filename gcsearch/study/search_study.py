@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -24,13 +24,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import LatencyRatio
+from gcsearch.cost import COSTS, Cost, LatencyRatio, excesses
 from gcsearch.errors import StudyError, UnknownNameError
-from gcsearch.evaluation import Evaluation
+from gcsearch.evaluation import Evaluation, Refusal, upper_ratios
 from gcsearch.plan import Plan
 from gcsearch.space import SearchSpace
 from gcsearch.study.owner import is_dead, this_process
-from gcsearch.study.record import OBJECTIVES, StudyRecord, TrialRow
+from gcsearch.study.record import DIRECTIONS, StudyRecord, TrialRow
 from gcsearch.study.storage import GRACE_S, HEARTBEAT_S, list_studies
 
 __all__ = ["Proposal", "SearchStudy"]
@@ -99,10 +99,10 @@ class SearchStudy:
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
-                directions=[*OBJECTIVES.values()],
+                directions=[*DIRECTIONS],
                 load_if_exists=True,
             )
-            study.set_metric_names(list(OBJECTIVES))
+            study.set_metric_names([*record.objectives])
         study.set_user_attr(RECORD, json.dumps(asdict(record)))
         return cls(storage, name), True
 
@@ -115,7 +115,7 @@ class SearchStudy:
             study = optuna.load_study(study_name=name, storage=storage)
         directions = [direction.name.lower() for direction in study.directions]
         is_blank = RECORD not in study.user_attrs and not study.get_trials(deepcopy=False)
-        return not (is_blank and directions == [*OBJECTIVES.values()])
+        return not (is_blank and directions == [*DIRECTIONS])
 
     @property
     def plan(self) -> Plan:
@@ -177,39 +177,30 @@ class SearchStudy:
         floor of this machine, and stays in the evaluation.
         """
         attrs = {"evaluation": evaluation.to_dict(), **_shown_attrs(evaluation)}
-        limit = self.record.config["latency"].get("limit")
+        values = _objectives(evaluation, self.record.objective)
         trial = self._trial(number)
         if trial.state.is_finished():
-            self._add_late(trial, attrs, _objectives(evaluation))
+            self._add_late(trial, attrs, values)
             return
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
-        if limit is not None and evaluation.latency is not None:
-            is_baseline = evaluation.architecture.is_baseline
-            self._constrain(trial, (1.0 if is_baseline else evaluation.latency.high) - limit)
-        self._tell(trial._trial_id, TrialState.COMPLETE, _objectives(evaluation))
+        own = upper_ratios(evaluation.ratios, evaluation.latency)
+        is_baseline = evaluation.architecture.is_baseline
+        self._constrain(trial, dict.fromkeys(COSTS, 1.0) if is_baseline else own)
+        self._tell(trial._trial_id, TrialState.COMPLETE, values)
 
-    def refuse(self, number: int, reason: str, latency: LatencyRatio, excess: float) -> None:
-        """End a trial whose architecture is too slow to be trained; the sampler learns of it.
-
-        Args:
-            number: Of the trial.
-            reason: In words, for people.
-            latency: What was measured.
-            excess: How far the upper end of its interval lies above the limit.
-        """
+    def refuse(self, number: int, refusal: Refusal) -> None:
+        """End a trial whose architecture costs too much; the sampler learns of it."""
         trial = self._trial(number)
         if trial.state.is_finished():
             return
-        attrs = {
-            "reason": reason,
-            "latency": asdict(latency),
-            "latency_low": latency.low,
-            "latency_high": latency.high,
-        }
+        latency = refusal.latency
+        attrs = {"reason": refusal.reason, **_ratio_attrs(refusal.ratios), **_interval(latency)}
+        if latency is not None:
+            attrs |= {"latency": asdict(latency), "latency_ratio": latency.ratio}
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
-        self._constrain(trial, excess)
+        self._constrain(trial, upper_ratios(refusal.ratios, latency))
         self._tell(trial._trial_id, TrialState.PRUNED, None)
 
     def fail(self, number: int, reason: str, *, retry: bool = False) -> None:
@@ -349,9 +340,11 @@ class SearchStudy:
                 seed=search["seed"] + n_trials,
             )
 
-    def _constrain(self, trial: FrozenTrial, value: float) -> None:
-        """Store a constraint, kept where it is at most 0, in the form the dashboard reads too."""
-        self.storage.set_trial_system_attr(trial._trial_id, "constraints", [value])
+    def _constrain(self, trial: FrozenTrial, ratios: Mapping[str, float]) -> None:
+        """Store one constraint a limit, kept where at most 0, in the form the dashboard reads."""
+        if limits := self.record.limits:
+            values = [*excesses(limits, ratios).values()]
+            self.storage.set_trial_system_attr(trial._trial_id, "constraints", values)
 
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
@@ -406,26 +399,36 @@ def _is_orphan(trial: FrozenTrial, is_deserted: bool) -> bool:
     return is_dead(owner)
 
 
-def _objectives(evaluation: Evaluation) -> list[float]:
-    if evaluation.latency is None:
-        raise StudyError("an evaluation without a latency cannot end a trial")
-    is_baseline = evaluation.architecture.is_baseline
-    return [evaluation.top1, 1.0 if is_baseline else evaluation.latency.ratio]
+def _objectives(evaluation: Evaluation, objective: Cost) -> list[float]:
+    cost = evaluation.cost_ratio(objective)
+    if evaluation.latency is None or cost is None:
+        missing = "latency" if evaluation.latency is None else f"ratio of {objective}"
+        raise StudyError(f"an evaluation without a {missing} cannot end a trial")
+    return [evaluation.top1, cost]
 
 
 def _shown_attrs(evaluation: Evaluation) -> dict[str, Any]:
     """Return what the dashboard's table should show as columns of its own."""
-    latency = evaluation.latency
+    ratios = {cost: evaluation.cost_ratio(cost) for cost in COSTS}
     return {
         "architecture_id": evaluation.architecture.id,
         "params": evaluation.params,
         "macs": evaluation.macs,
+        "memory": evaluation.memory,
         "loss": evaluation.loss,
-        "latency_low": latency.low if latency else None,
-        "latency_high": latency.high if latency else None,
+        **_ratio_attrs(ratios),
+        **_interval(evaluation.latency),
         "curve": [point["top1"] for point in evaluation.curve],
         "seconds": sum(evaluation.seconds.values()),
     }
+
+
+def _ratio_attrs(ratios: Mapping[Any, float | None]) -> dict[str, Any]:
+    return {f"{cost}_ratio": ratio for cost, ratio in ratios.items() if ratio is not None}
+
+
+def _interval(latency: LatencyRatio | None) -> dict[str, Any]:
+    return {"latency_low": latency.low, "latency_high": latency.high} if latency else {}
 
 
 @contextmanager
