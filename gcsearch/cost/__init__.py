@@ -1,5 +1,6 @@
 """What an architecture costs to run: latency as a paired ratio, parameters, MACs."""
 
+from gcsearch.cost.context import latency_context
 from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
     LatencyRatio,
@@ -7,12 +8,16 @@ from gcsearch.cost.latency import (
     compare_latency,
     measure_latency,
 )
+from gcsearch.cost.table import LatencyTable, Prediction
 
 __all__ = [
     "Counts",
     "LatencyRatio",
     "LatencySettings",
+    "LatencyTable",
+    "Prediction",
     "compare_latency",
     "count",
+    "latency_context",
     "measure_latency",
 ]
