@@ -1,10 +1,12 @@
 """The SQL side of a search: one Optuna study, opened, asked, told and read."""
 
+from gcsearch.study.latency_store import LatencyStore, residuals_of
 from gcsearch.study.record import StudyRecord, TrialRow
 from gcsearch.study.search_study import Proposal, SearchStudy
 from gcsearch.study.storage import list_studies, newest_study, open_storage
 
 __all__ = [
+    "LatencyStore",
     "Proposal",
     "SearchStudy",
     "StudyRecord",
@@ -12,4 +14,5 @@ __all__ = [
     "list_studies",
     "newest_study",
     "open_storage",
+    "residuals_of",
 ]
