@@ -20,7 +20,8 @@ from test_study import POSTGRES, ask_all, large_space, make_study, measured
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cost.table import Entry, Part, Prediction
 from gcsearch.errors import StudyError
-from gcsearch.study import LatencyStore, SearchStudy, open_storage, residuals_of, schema
+from gcsearch.study import LatencyStore, SearchStudy, measurements_of, open_storage, schema
+from gcsearch.study.latency_store import Measurement
 from gcsearch.study.tables import ContextRow, LatencyRow, Tables
 from gcsearch.surgery import Site
 
@@ -197,7 +198,7 @@ def test_entry_reads_back_and_the_first_one_stays(storage):
 def test_contexts_do_not_mix(storage):
     LatencyStore(storage, CONTEXT).add_entry(PART, ENTRY)
     other = LatencyStore(storage, CONTEXT | {"device": "cuda"})
-    assert other.entries() == {} and other.residuals() == []
+    assert other.entries() == {} and other.measurements() == []
 
 
 def test_order_of_keys_makes_no_other_context(storage):
@@ -205,9 +206,11 @@ def test_order_of_keys_makes_no_other_context(storage):
     assert LatencyStore(storage, dict(reversed(CONTEXT.items()))).entries()
 
 
-def test_residuals_are_kept_with_their_study(storage):
+def test_measurements_are_kept_with_their_study(storage):
     store, latency = LatencyStore(storage, CONTEXT), measured(ALTERED, ratio=1.25).latency
     store.add_measurement("one", 1, ALTERED, latency, Prediction(1.5, 1.4, 1.6))
     store.add_measurement("two", 1, ALTERED, latency, Prediction(1.0, 0.9, 1.1))
-    assert store.residuals() == [-0.25, 0.25]
-    assert (residuals_of(storage, "two"), residuals_of(storage, "none")) == ([0.25], [])
+    assert [m.residual for m in store.measurements()] == [-0.25, 0.25]
+    assert measurements_of(storage, "two") == store.measurements()[1:]
+    assert store.measurements()[1] == Measurement(ALTERED, 1.25, Prediction(1.0, 0.9, 1.1))
+    assert measurements_of(storage, "none") == []

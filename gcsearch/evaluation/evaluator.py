@@ -22,7 +22,7 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
-from gcsearch.cost import LatencyRatio, compare_latency, count
+from gcsearch.cost import LatencyRatio, compare_latency, count, latency_context
 from gcsearch.errors import ConfigError, LatencyError, OverLimitError
 from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import n_cores, pick_device, pick_precision, together
@@ -37,7 +37,7 @@ from gcsearch.proxy.training import (
     train,
 )
 from gcsearch.space import SearchSpace, select_sites
-from gcsearch.surgery import find_sites, insert
+from gcsearch.surgery import Site, find_sites, insert
 
 __all__ = ["Evaluator"]
 
@@ -148,6 +148,21 @@ class Evaluator:
         baseline = copy.deepcopy(self._backbone)
         candidate = insert(copy.deepcopy(baseline), architecture.insertions, sites=self.sites)
         return compare_latency(candidate, baseline, self._latency_size, self.config.latency)
+
+    def timed_sites(self) -> list[Site]:
+        """Find the sites again, in the form they have when the backbone is timed."""
+        return find_sites(self._backbone, self._latency_size)
+
+    def latency_context(self) -> dict[str, Any]:
+        """Return all that latencies measured here depend on but the architecture."""
+        config = self.config
+        return latency_context(
+            config.backbone,
+            self._backbone,
+            self.task.n_classes,
+            self._latency_size,
+            config.latency,
+        )
 
     def measure_speeds(self, space: SearchSpace, started: float) -> Speeds:
         """Measure in a few seconds how fast this machine trains, scores and times.

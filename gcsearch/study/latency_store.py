@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, select
+from sqlalchemy import ColumnElement, Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,7 +19,21 @@ from gcsearch.cost import LatencyRatio
 from gcsearch.cost.table import Entry, Part, Prediction
 from gcsearch.study.tables import ContextRow, LatencyRow, MeasurementRow
 
-__all__ = ["LatencyStore", "residuals_of"]
+__all__ = ["LatencyStore", "Measurement", "measurements_of"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An architecture that was measured whole, and what had been predicted for it."""
+
+    architecture: Architecture
+    ratio: float
+    prediction: Prediction
+
+    @property
+    def residual(self) -> float:
+        """What was measured less what had been predicted."""
+        return self.ratio - self.prediction.ratio
 
 
 class LatencyStore:
@@ -77,21 +92,27 @@ class LatencyStore:
         with Session(self._engine) as session, session.begin():
             session.add(row)
 
-    def residuals(self) -> list[float]:
-        """Return what was measured less what had been predicted, in order of measurement."""
-        return _residuals(self._engine, MeasurementRow.context_id == self._context_id)
+    def measurements(self) -> list[Measurement]:
+        """Return the architectures that were measured whole, of whichever study, in order."""
+        return _measurements(self._engine, MeasurementRow.context_id == self._context_id)
 
 
-def residuals_of(storage: RDBStorage, study: str) -> list[float]:
-    """Return the residuals of one study, whatever their context."""
-    return _residuals(storage.engine, MeasurementRow.study == study)
+def measurements_of(storage: RDBStorage, study: str) -> list[Measurement]:
+    """Return the architectures of one study that were measured whole, whatever the context."""
+    return _measurements(storage.engine, MeasurementRow.study == study)
 
 
-def _residuals(engine: Engine, which: Any) -> list[float]:
-    residual = MeasurementRow.ratio - MeasurementRow.predicted_ratio
-    wanted = select(residual).where(which).order_by(MeasurementRow.id)
+def _measurements(engine: Engine, which: ColumnElement[bool]) -> list[Measurement]:
     with Session(engine) as session:
-        return list(session.scalars(wanted))
+        rows = session.scalars(select(MeasurementRow).where(which).order_by(MeasurementRow.id))
+        return [
+            Measurement(
+                Architecture.from_dict(row.architecture),
+                row.ratio,
+                Prediction(row.predicted_ratio, row.predicted_low, row.predicted_high),
+            )
+            for row in rows
+        ]
 
 
 def _context_id(engine: Engine, context: dict[str, Any]) -> int:

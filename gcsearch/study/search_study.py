@@ -24,7 +24,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import LatencyRatio
+from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Plan
@@ -189,13 +189,15 @@ class SearchStudy:
             self._constrain(trial, (1.0 if is_baseline else evaluation.latency.high) - limit)
         self._tell(trial._trial_id, TrialState.COMPLETE, _objectives(evaluation))
 
-    def refuse(self, number: int, reason: str, latency: LatencyRatio, excess: float) -> None:
+    def refuse(
+        self, number: int, reason: str, latency: LatencyRatio | Prediction, excess: float
+    ) -> None:
         """End a trial whose architecture is too slow to be trained; the sampler learns of it.
 
         Args:
             number: Of the trial.
             reason: In words, for people.
-            latency: What was measured.
+            latency: What was measured, or predicted without measuring.
             excess: How far the upper end of its interval lies above the limit.
         """
         trial = self._trial(number)
@@ -204,6 +206,7 @@ class SearchStudy:
         attrs = {
             "reason": reason,
             "latency": asdict(latency),
+            "predicted": isinstance(latency, Prediction),
             "latency_low": latency.low,
             "latency_high": latency.high,
         }
