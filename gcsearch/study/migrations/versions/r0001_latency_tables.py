@@ -39,9 +39,3 @@ def upgrade() -> None:
             "context_id", "part_hash", name="uq_gcsearch_latencies_context_id_part_hash"
         ),
     )
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.drop_table("gcsearch_latencies")
-    op.drop_table("gcsearch_contexts")

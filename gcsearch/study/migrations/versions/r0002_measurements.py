@@ -31,9 +31,3 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_gcsearch_measurements_context_id", "gcsearch_measurements", ["context_id"])
-
-
-def downgrade() -> None:
-    """Drop it."""
-    op.drop_index("ix_gcsearch_measurements_context_id", "gcsearch_measurements")
-    op.drop_table("gcsearch_measurements")
