@@ -54,6 +54,12 @@ class SearchSettings(Settings):
     """Of the sampler, the data and the training; the check at the end uses seeds of its own."""
     startup_trials: Annotated[int, Field(ge=1)] = 6
     """Architectures drawn at random before the sampler models what it has seen."""
+    latency_table: bool = False
+    """Build, or take from the database, an additive table of what each block adds, before the
+    first trial; proposals that it shows to be over ``latency.limit`` are refused without being
+    measured, all others are measured whole. It is measured on the machine that drives the search,
+    so workers elsewhere should be of the same kind. Pays where the database serves several
+    searches of one backbone, or the limit is tight."""
 
 
 class PlanSettings(Settings):

@@ -23,7 +23,7 @@ from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.export import write_atomically
 from gcsearch.export.finding import export_finding, holds
-from gcsearch.plan import make_plan
+from gcsearch.plan import Speeds, make_plan
 from gcsearch.results import (
     PICKS,
     Finding,
@@ -34,8 +34,8 @@ from gcsearch.results import (
     summarise,
 )
 from gcsearch.resume import baseline_path, config_to_go_on, default_study_name, plan_to_go_on
-from gcsearch.search import Listener, run_trials
-from gcsearch.study import SearchStudy, StudyRecord, open_storage
+from gcsearch.search import Foresight, Listener, build_table, n_missing, run_trials
+from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
 from gcsearch.study.storage import DEFAULT_URL, run_directory
 
 __all__ = ["search"]
@@ -111,7 +111,7 @@ class _Run:
         task = self._evaluator.task
         plan = make_plan(
             config.plan,
-            self._evaluator.measure_speeds(self._space, self._clock),
+            self._measure_speeds(opened),
             n_val=len(task.val),
             n_test=len(task.test),
             workers=config.search.workers,
@@ -122,6 +122,15 @@ class _Run:
             self._study, self._plan = study, plan
         else:
             self._go_on(study)
+
+    def _measure_speeds(self, opened: RDBStorage) -> Speeds:
+        """Measure this machine; what a latency table will take counts as time gone already."""
+        speeds = self._evaluator.measure_speeds(self._space, self._clock)
+        if not self._evaluator.config.search.latency_table:
+            return speeds
+        store = LatencyStore(opened, self._evaluator.latency_context())
+        table_s = speeds.latency_s * n_missing(self._evaluator, self._space, store)
+        return replace(speeds, startup_s=speeds.startup_s + table_s)
 
     def _go_on(self, study: SearchStudy) -> None:
         self._study = study
@@ -161,8 +170,18 @@ class _Run:
             ray_address=self._ray_address,
             cache_dir=self._directory / "cache",
             trust=self._trust,
+            foresight=self._foresee(deadline),
         )
         return self._is_complete
+
+    def _foresee(self, deadline: float | None) -> Foresight | None:
+        """Build the latency table, if one is wanted."""
+        config, study = self._evaluator.config, self._study
+        if not config.search.latency_table:
+            return None
+        store = LatencyStore(study.storage, self._evaluator.latency_context())
+        table = build_table(self._evaluator, self._space, store, self._listener, deadline=deadline)
+        return Foresight(table, store, study.name, config.latency.limit)
 
     def check(self) -> None:
         """Train the candidate and the baseline again on fresh seeds."""

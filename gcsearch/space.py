@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -179,6 +180,14 @@ class SearchSpace:
             self.backbone,
             tuple(self._random_insertion(self.sites[int(i)].path, rng) for i in picks),
         )
+
+    def insertions(self) -> Iterator[tuple[Site, Insertion]]:
+        """Yield every insertion that may be made, with its site, in order of execution."""
+        for site in self.sites:
+            for block, options in self._choices[site.path].items():
+                for values in itertools.product(*options.values()):
+                    picked = dict(zip(options, values, strict=True))
+                    yield site, _insertion(site.path, block, picked)
 
     @property
     def n_architectures(self) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,12 +27,12 @@ from gcsearch.cli import main
 from gcsearch.cli.progress import Progress
 from gcsearch.cli.run_command import parse_duration
 from gcsearch.config import load_config
-from gcsearch.cost import LatencyRatio
+from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.errors import ConfigError
 from gcsearch.evaluation import Evaluation, Refusal, pack
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.space import SearchSpace
-from gcsearch.study import SearchStudy, StudyRecord, open_storage
+from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
 from gcsearch.surgery import Site
 
 HEAVY = ("torch", "ray", "optuna", "sqlalchemy", "pydantic", "numpy")
@@ -222,6 +223,38 @@ def test_status_tells_every_trial(call, storage):
     assert code == 0 and "done     3 of 2 architectures, baseline done" in out
     for text in ("COMPLETE", "RUNNING", "FAIL", "training loss became nan"):
         assert text in out
+
+
+def test_status_tells_how_far_predictions_were_off(call, tmp_path, storage):
+    assert "prediction" not in call("status", "--storage", storage)[1]
+    assert json.loads(call("status", "--storage", storage, "--json")[1])["residuals"] is None
+    original, copy = storage.removeprefix("sqlite:///"), f"sqlite:///{tmp_path}/copy.db"
+    with (
+        closing(sqlite3.connect(original)) as a,
+        closing(sqlite3.connect(tmp_path / "copy.db")) as b,
+    ):
+        a.backup(b)
+    store, altered = LatencyStore(open_storage(copy), {}), Architecture("resnet18")
+    latency = LatencyRatio(1.2, 1.19, 1.21, True, 11.0, 10.0, 40, 1.0)
+    for predicted in (1.1, 1.25):
+        store.add_measurement("tiny", 1, altered, latency, Prediction(predicted, 1.0, 1.3))
+    said = "table    2 prediction(s) off by 0.075 in the median, +0.100 at worst"
+    assert said in call("status", "--storage", copy)[1]
+    residuals = json.loads(call("status", "--storage", copy, "--json")[1])["residuals"]
+    wanted = {"n": 2, "median": 0.025, "median_absolute": 0.075, "worst": 0.1}
+    assert residuals == pytest.approx(wanted)
+
+
+def test_table_is_told_of_now_and_then():
+    printed = io.StringIO()
+    progress = Progress(Console(file=printed, width=80), [])
+    for done in range(13):
+        progress.table_measured(done, 12)
+    assert [line.split()[1] for line in printed.getvalue().splitlines()] == [
+        "0/12",
+        "10/12",
+        "12/12",
+    ]
 
 
 def test_status_as_json(call, storage):

@@ -61,6 +61,23 @@ def test_architecture_inherits_the_baseline_and_starts_where_it_stands(evaluator
     assert losses[0] == losses[1]
 
 
+def test_timed_sites_have_the_form_of_the_pictures_that_are_timed(tiny_config, cache_dir):
+    latency = tiny_config.latency.model_copy(update={"image_size": 64})
+    config = tiny_config.model_copy(update={"latency": latency})
+    evaluator = Evaluator(config, cache_dir=cache_dir, threads=1)
+    pairs = list(zip(evaluator.sites, evaluator.timed_sites(), strict=True))
+    assert all(one.path == other.path for one, other in pairs)
+    assert {tuple(2 * n for n in one.positions) for one, _ in pairs} == {
+        other.positions for _, other in pairs
+    }
+
+
+def test_context_of_latencies_is_the_same_for_another_evaluator(evaluator, another, tiny_config):
+    context = evaluator.latency_context()
+    assert context == another.latency_context() == json.loads(json.dumps(context))
+    assert context["backbone"] == "resnet18" and context["input_size"] == [3, 32, 32]
+
+
 def test_seed_decides_the_weights_of_the_blocks(evaluator):
     first, again, other = (
         inserted_blocks(evaluator.build(ALTERED, seed))["layer3.1"].conv_mask.weight

@@ -53,6 +53,16 @@ def test_baseline_and_typical_encode_and_decode_exactly():
             assert space.decode(FixedTrial(space.encode(architecture))) == architecture
 
 
+def test_every_insertion_is_yielded_once_with_its_site():
+    pairs = list(SPACE.insertions())
+    insertions = [insertion for _, insertion in pairs]
+    one = SearchSpace("resnet18", SITES, SpaceSettings(max_insertions=1))
+    assert len(set(insertions)) == len(insertions) == one.n_architectures - 1
+    for site, insertion in pairs:
+        assert insertion.site == site.path
+        assert SPACE.encode(Architecture("resnet18", (insertion,)))
+
+
 @given(st.floats(0.1, 1), st.floats(0.1, 1))
 def test_any_ratio_encodes_and_decodes_exactly(one, other):
     space = SearchSpace("resnet18", SITES[3:], SpaceSettings(ratios=(one, other)))

@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.config import SearchConfig, load_config
-from gcsearch.cost import LatencyRatio
+from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.plan import Speeds, make_plan
@@ -410,6 +410,19 @@ def test_refused_architecture_is_a_broken_constraint_to_sampler_and_dashboard(st
         [pytest.approx(x)] for x in (1 - 1.12, 1.11 - 1.12, 1.11 - 1.12, 1.31 - 1.12)
     ]
     assert [trial.constraints["0"] > 0 for trial in trials] == [False, False, False, True]
+
+
+def test_refusal_by_prediction_says_that_nothing_was_measured(storage):
+    study = make_study(storage, latency={"limit": 1.12})
+    ask_all(study, large_space(), 1)
+    measured_one, predicted_one = (study.ask(large_space()).number for _ in range(2))
+    latencies = measured(BASELINE, ratio=1.3).latency, Prediction(1.3, 1.2, 1.4)
+    for number, latency in zip((measured_one, predicted_one), latencies, strict=True):
+        study.refuse(number, Refusal("latency", 1.12, {}, latency))
+    attrs = [study._study.get_trials()[n].user_attrs for n in (measured_one, predicted_one)]
+    assert [a["predicted"] for a in attrs] == [False, True]
+    assert attrs[1]["latency"] == {"ratio": 1.3, "low": 1.2, "high": 1.4}
+    assert study.rows()[predicted_one].state == "PRUNED"
 
 
 def test_sampler_goes_on_with_refused_architectures_and_proposes_none_twice(storage):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress"]
 
+TABLE_LINES_EVERY = 10
+
 
 class Progress(Listener):
     """Prints what a run does: finished things stay, what is under way is a line that changes.
@@ -78,6 +80,14 @@ class Progress(Listener):
         """Print how the baseline learns."""
         self._print(f"baseline epoch {number}/{of}  top1 {top1:.3f}")
         if number == of:
+            self._stage = "starting workers"
+
+    def table_measured(self, done: int, of: int) -> None:
+        """Show how far the latency table is; print it now and then."""
+        self._stage = f"measuring what blocks add to the latency, {done} of {of}"
+        if done == of or done % TABLE_LINES_EVERY == 0:
+            self._print(f"table    {done}/{of} entries")
+        if done == of:
             self._stage = "starting workers"
 
     def trial_started(self, number: int, architecture: Architecture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -101,11 +102,14 @@ def status(
 
     Example: gcsearch status
     """
-    from gcsearch.cli.tables import plain_table, stdout
-    from gcsearch.study import list_studies
+    from gcsearch.cli.tables import plain_table, residual_line, stdout
+    from gcsearch.cost.table import describe_residuals
+    from gcsearch.study import list_studies, measurements_of
 
     opened = open_study(storage, study)
     rows, plan = opened.rows(), opened.plan
+    measurements = measurements_of(opened.storage, opened.name)
+    residuals = describe_residuals([measurement.residual for measurement in measurements])
     if as_json:
         print_json(
             {
@@ -114,6 +118,7 @@ def status(
                 "done": opened.n_done(),
                 "planned": plan.n_trials,
                 "objectives": [*opened.record.objectives],
+                "residuals": asdict(residuals) if residuals else None,
                 "trials": [_row_to_dict(row) for row in rows],
             }
         )
@@ -127,6 +132,8 @@ def status(
         markup=False,
     )
     objective = opened.record.objective
+    if residuals:
+        console.print(f"table    {residual_line(residuals)}", soft_wrap=True, markup=False)
     table = [
         [str(row.number), row.state, str(row.architecture or "(waiting)"), _remark(row, objective)]
         for row in rows

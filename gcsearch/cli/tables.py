@@ -14,6 +14,7 @@ from gcsearch.cli.options import storage_words
 
 if TYPE_CHECKING:
     from gcsearch.cost import Cost
+    from gcsearch.cost.table import Residuals
     from gcsearch.evaluation import Evaluation
     from gcsearch.plan import Plan
     from gcsearch.results import Finding, SearchResult
@@ -25,6 +26,7 @@ __all__ = [
     "plain_table",
     "plan_lines",
     "points",
+    "residual_line",
     "result_lines",
     "stdout",
 ]
@@ -131,6 +133,20 @@ def plan_lines(plan: Plan, study: str, n_done: int) -> list[str]:
     if n_done:
         lines.append(f"         {n_done} of {plan.n_trials} architectures are done already")
     return lines
+
+
+def residual_line(residuals: Residuals) -> str:
+    """Return how far measured latency ratios were from the table's predictions.
+
+    Example:
+        >>> from gcsearch.cost.table import describe_residuals
+        >>> residual_line(describe_residuals([0.01, -0.03, 0.02]))
+        '3 prediction(s) off by 0.020 in the median, -0.030 at worst'
+    """
+    return (
+        f"{residuals.n} prediction(s) off by {residuals.median_absolute:.3f} in the median, "
+        f"{residuals.worst:+.3f} at worst"
+    )
 
 
 def result_lines(result: SearchResult, study: SearchStudy) -> list[str]:

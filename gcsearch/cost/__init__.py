@@ -1,5 +1,6 @@
 """What an architecture costs to run: latency as a paired ratio, parameters, MACs, peak memory."""
 
+from gcsearch.cost.context import latency_context
 from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
     LatencyProbe,
@@ -21,6 +22,7 @@ from gcsearch.cost.limits import (
 from gcsearch.cost.memory import peak_memory
 from gcsearch.cost.runtimes import RUNTIMES, runtime_version
 from gcsearch.cost.settings import LatencySettings
+from gcsearch.cost.table import LatencyTable, Prediction
 
 __all__ = [
     "COSTS",
@@ -31,10 +33,13 @@ __all__ = [
     "LatencyProbe",
     "LatencyRatio",
     "LatencySettings",
+    "LatencyTable",
     "LimitSettings",
+    "Prediction",
     "compare_latency",
     "count",
     "excesses",
+    "latency_context",
     "limit_key",
     "limits_by_cost",
     "measure_latency",

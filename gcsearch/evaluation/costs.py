@@ -14,6 +14,7 @@ from torch import nn
 from gcsearch.cost import (
     Cost,
     LatencyRatio,
+    Prediction,
     count,
     excesses,
     limit_key,
@@ -33,7 +34,8 @@ class Refusal:
         cost: What was over its limit; the first one, where several are.
         limit: Most that was allowed.
         ratios: ``macs``, ``params`` and ``memory`` over those of the unaltered backbone.
-        latency: What was measured; ``None`` where a cost that is counted was over its limit.
+        latency: What was measured, or predicted without measuring; ``None`` where a cost that is
+            counted was over its limit.
 
     Example:
         >>> refusal = Refusal("macs", 1.25, {"macs": 1.5}, None)
@@ -44,7 +46,7 @@ class Refusal:
     cost: Cost
     limit: float
     ratios: dict[str, float]
-    latency: LatencyRatio | None
+    latency: LatencyRatio | Prediction | None
 
     @property
     def measured(self) -> str:
@@ -56,7 +58,8 @@ class Refusal:
     @property
     def reason(self) -> str:
         """Why it is not trained, for people."""
-        return f"{self.measured} is over {limit_key(self.cost)} {self.limit:g}; not trained"
+        spared = "measured" if isinstance(self.latency, Prediction) else "trained"
+        return f"{self.measured} is over {limit_key(self.cost)} {self.limit:g}; not {spared}"
 
     @property
     def share(self) -> float:
@@ -69,7 +72,7 @@ class Refusal:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Refusal:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote of an architecture whose latency was not predicted."""
         latency = data["latency"]
         return cls(**{**data, "latency": LatencyRatio(**latency) if latency else None})
 
@@ -91,7 +94,9 @@ def ratios_to(backbone: Mapping[str, int], own: Mapping[str, int]) -> dict[str, 
     return {cost: own[cost] / max(1, backbone[cost]) for cost in backbone}
 
 
-def upper_ratios(ratios: Mapping[str, float], latency: LatencyRatio | None) -> dict[str, float]:
+def upper_ratios(
+    ratios: Mapping[str, float], latency: LatencyRatio | Prediction | None
+) -> dict[str, float]:
     """Return what counts for limits: ratios by cost, of latency the upper end of its interval."""
     return {**ratios} if latency is None else {**ratios, "latency": latency.high}
 

@@ -23,7 +23,13 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
-from gcsearch.cost import LatencyProbe, LatencyRatio, LatencySettings, share_weights
+from gcsearch.cost import (
+    LatencyProbe,
+    LatencyRatio,
+    LatencySettings,
+    latency_context,
+    share_weights,
+)
 from gcsearch.errors import ConfigError, LatencyError
 from gcsearch.evaluation.costs import count_costs, hold_to_limits, ratios_to
 from gcsearch.evaluation.value import Evaluation, pack
@@ -39,7 +45,7 @@ from gcsearch.proxy.training import (
     train,
 )
 from gcsearch.space import SearchSpace, select_sites
-from gcsearch.surgery import find_sites, insert
+from gcsearch.surgery import Site, find_sites, insert
 
 __all__ = ["Evaluator"]
 
@@ -176,6 +182,21 @@ class Evaluator:
             return probe.measure(altered)
 
         return time_one
+
+    def timed_sites(self) -> list[Site]:
+        """Find the sites again, in the form they have when the backbone is timed."""
+        return find_sites(self._backbone, self._latency_size)
+
+    def latency_context(self) -> dict[str, Any]:
+        """Return all that latencies measured here depend on but the architecture."""
+        config = self.config
+        return latency_context(
+            config.backbone,
+            self._backbone,
+            self.task.n_classes,
+            self._latency_size,
+            config.latency,
+        )
 
     def measure_speeds(self, space: SearchSpace, started: float) -> Speeds:
         """Measure in a few seconds how fast this machine trains, scores and times.

@@ -5,5 +5,6 @@ The only room that imports ray.
 
 from gcsearch.search.driver import run_trials
 from gcsearch.search.events import Listener
+from gcsearch.search.foresight import Foresight, build_table, n_missing
 
-__all__ = ["Listener", "run_trials"]
+__all__ = ["Foresight", "Listener", "build_table", "n_missing", "run_trials"]

@@ -18,6 +18,7 @@ from gcsearch.machine import n_cores
 from gcsearch.plan import Plan
 from gcsearch.proxy.sources import absolute
 from gcsearch.search.events import Listener
+from gcsearch.search.foresight import Foresight
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
 
@@ -54,6 +55,7 @@ def run_trials(
     ray_address: str | None = None,
     cache_dir: Path,
     trust: bool = False,
+    foresight: Foresight | None = None,
 ) -> bool:
     """Evaluate architectures until the planned number is done or the time is up.
 
@@ -67,6 +69,7 @@ def run_trials(
         ray_address: A running cluster's; ``None`` starts Ray on this machine.
         cache_dir: Where workers keep the prepared proxy task.
         trust: Whether workers may follow import paths.
+        foresight: Predicts latencies; by default all are measured.
 
     Returns:
         Whether it ran to its end; false when it was interrupted.
@@ -81,6 +84,7 @@ def run_trials(
         deadline=deadline,
         trial_s=plan.trial_s * BETWEEN_TRIALS,
         listener=listener,
+        foresight=foresight,
     )
     context = WorkerContext(
         config=_resolved(evaluator),

@@ -24,8 +24,11 @@ class Listener:
     def baseline_epoch(self, number: int, of: int, top1: float) -> None:
         """The baseline's own training went through an epoch."""
 
+    def table_measured(self, done: int, of: int) -> None:
+        """So many entries of the latency table are there, or were tried."""
+
     def trial_started(self, number: int, architecture: Architecture) -> None:
-        """A trial was handed to a worker."""
+        """A trial began; it is handed to a worker unless it is refused at once."""
 
     def trial_epoch(self, number: int, epoch: int, top1: float) -> None:
         """A trial went through an epoch."""

@@ -13,9 +13,10 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import COSTS, limit_key
+from gcsearch.cost import COSTS, LatencyRatio, limit_key
 from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.search.events import Listener
+from gcsearch.search.foresight import Foresight
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
 
@@ -39,6 +40,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         deadline: On the clock of ``time.monotonic``; no trial begins that would end after it.
         trial_s: Seconds a trial is expected to take.
         listener: Hears of every trial.
+        foresight: Predicts latencies, so that what is surely over the limit reaches no worker.
 
     Attributes:
         live: Trials under way: Ray's id to the study's number.
@@ -56,6 +58,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         deadline: float | None,
         trial_s: float,
         listener: Listener,
+        foresight: Foresight | None = None,
     ) -> None:
         super().__init__()
         self._study, self._space, self._listener = study, space, listener
@@ -65,6 +68,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._architectures: dict[int, Architecture] = {}
         self._failures = 0
         self._refused: list[tuple[Refusal, Architecture]] = []
+        self._foresight = foresight
         self.live: dict[str, int] = {}
         self.is_over = False
         self.gave_up = ""
@@ -78,19 +82,23 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return what to evaluate next, or ``FINISHED``."""
-        if self._is_done():
-            self.is_over = True
-            return str(Searcher.FINISHED)
-        proposal = self._study.ask(self._space)
-        if proposal is None:
-            self.gave_up = "every architecture of the space has been tried"
-            self.is_over = True
-            return str(Searcher.FINISHED)
-        self.live[trial_id] = proposal.number
-        self._started[trial_id] = time.monotonic()
-        self._architectures[proposal.number] = proposal.architecture
-        self._listener.trial_started(proposal.number, proposal.architecture)
-        return {"architecture": proposal.architecture.to_dict()}
+        while not self._is_done():
+            proposal = self._study.ask(self._space)
+            if proposal is None:
+                self.gave_up = "every architecture of the space has been tried"
+                break
+            number, architecture = proposal.number, proposal.architecture
+            self._architectures[number] = architecture
+            self._listener.trial_started(number, architecture)
+            foresight = self._foresight
+            if refusal := foresight and foresight.refusal(number, architecture):
+                self._refuse(number, refusal)
+                continue
+            self.live[trial_id] = number
+            self._started[trial_id] = time.monotonic()
+            return {"architecture": architecture.to_dict()}
+        self.is_over = True
+        return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the listener, and keep the announcement of an error."""
@@ -110,13 +118,17 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         if "evaluation" in result:
             evaluation = Evaluation.from_dict(json.loads(result["evaluation"]))
             self._study.complete(number, evaluation)
+            self._settle(number, evaluation.latency)
             self._note_duration(trial_id)
             self._failures = 0
             self._refused.clear()
             self._listener.trial_finished(number, evaluation, "")
             return
         if "refusal" in result:
-            self._refuse(number, Refusal.from_dict(json.loads(result["refusal"])))
+            refusal = Refusal.from_dict(json.loads(result["refusal"]))
+            if isinstance(refusal.latency, LatencyRatio):
+                self._settle(number, refusal.latency)
+            self._refuse(number, refusal)
             return
         if "failure" in result:
             reason, retry = str(result["failure"]), bool(result["retry"])
@@ -136,6 +148,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """Leave the study out when Ray pickles its state."""
         return {}
+
+    def _settle(self, number: int, latency: LatencyRatio | None) -> None:
+        """Let the foresight learn what came of its prediction."""
+        if self._foresight and latency:
+            self._foresight.settle(number, latency)
 
     def _refuse(self, number: int, refusal: Refusal) -> None:
         """Tell of an architecture over a limit; limits that none can meet end the search."""

@@ -1,15 +1,18 @@
 """The SQL side of a search: one Optuna study, opened, asked, told and read."""
 
+from gcsearch.study.latency_store import LatencyStore, measurements_of
 from gcsearch.study.record import StudyRecord, TrialRow
 from gcsearch.study.search_study import Proposal, SearchStudy
 from gcsearch.study.storage import list_studies, newest_study, open_storage
 
 __all__ = [
+    "LatencyStore",
     "Proposal",
     "SearchStudy",
     "StudyRecord",
     "TrialRow",
     "list_studies",
+    "measurements_of",
     "newest_study",
     "open_storage",
 ]

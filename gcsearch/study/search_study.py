@@ -24,7 +24,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import COSTS, Cost, LatencyRatio, excesses
+from gcsearch.cost import COSTS, Cost, LatencyRatio, Prediction, excesses
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, Refusal, upper_ratios
 from gcsearch.plan import Plan
@@ -198,6 +198,7 @@ class SearchStudy:
         attrs = {"reason": refusal.reason, **_ratio_attrs(refusal.ratios), **_interval(latency)}
         if latency is not None:
             attrs |= {"latency": asdict(latency), "latency_ratio": latency.ratio}
+            attrs["predicted"] = isinstance(latency, Prediction)
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
         self._constrain(trial, upper_ratios(refusal.ratios, latency))
@@ -427,7 +428,7 @@ def _ratio_attrs(ratios: Mapping[Any, float | None]) -> dict[str, Any]:
     return {f"{cost}_ratio": ratio for cost, ratio in ratios.items() if ratio is not None}
 
 
-def _interval(latency: LatencyRatio | None) -> dict[str, Any]:
+def _interval(latency: LatencyRatio | Prediction | None) -> dict[str, Any]:
     return {"latency_low": latency.low, "latency_high": latency.high} if latency else {}
 
 

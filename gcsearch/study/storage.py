@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,16 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
 
 from gcsearch.errors import StudyError
+from gcsearch.study.schema import upgrade
 
 __all__ = [
     "DEFAULT_URL",
@@ -30,10 +38,12 @@ HEARTBEAT_S = 30
 GRACE_S = 120
 SQLITE_TIMEOUT_S = 60
 """How long a writer waits for another before "database is locked"."""
+RACE_S = 30
+"""How long opening is tried again while other processes make the same database."""
 
 
 def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
-    """Open a database and make sure that it can be written.
+    """Open a database and make sure that it can be written and has the newest form.
 
     SQLite is put in WAL mode, in which a reading dashboard does not block the search.
 
@@ -42,30 +52,16 @@ def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
         create: Whether a missing SQLite file may be made.
 
     Raises:
-        StudyError: The URL makes no sense, its driver is missing, or the database cannot be
-            reached or written.
+        StudyError: The URL makes no sense, its driver is missing, the database cannot be reached
+            or written, or a newer gcsearch has written it.
     """
     parsed = _parse(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite:
+    if _is_sqlite(parsed):
         _prepare_sqlite(parsed, url, create)
     quiet = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.ERROR)
-    options: dict[str, Any] = (
-        {"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
-    )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = RDBStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-            )
-        if is_sqlite:
-            _use_wal(storage)
-        _try_writing(storage)
+        return _open_patiently(parsed)
     except ImportError as error:
         raise StudyError(
             f"storage {_shown(parsed)!r} needs the package {parsed.get_driver_name()!r}; for "
@@ -76,6 +72,8 @@ def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
             f"storage {_shown(parsed)!r} names an unknown database; use sqlite:///FILE or "
             "postgresql://USER@HOST/NAME"
         ) from error
+    except StudyError:
+        raise
     except (SQLAlchemyError, RuntimeError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StudyError(
@@ -84,7 +82,6 @@ def open_storage(url: str = DEFAULT_URL, *, create: bool = True) -> RDBStorage:
         ) from error
     finally:
         optuna.logging.set_verbosity(quiet)
-    return storage
 
 
 def list_studies(storage: RDBStorage) -> list[str]:
@@ -106,8 +103,55 @@ def run_directory(url: str) -> Path:
         'runs'
     """
     parsed = _parse(url)
-    is_file = parsed.get_backend_name() == "sqlite" and parsed.database
+    is_file = _is_sqlite(parsed) and parsed.database
     return _sqlite_file(parsed).parent if is_file else Path("storage")
+
+
+def _open_patiently(parsed: URL) -> RDBStorage:
+    """Open a database, again while other processes are making it: Optuna does not expect that."""
+    deadline = time.monotonic() + RACE_S
+    while True:
+        try:
+            return _open(parsed)
+        except DBAPIError as error:
+            if not _is_race(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _open(parsed: URL) -> RDBStorage:
+    is_sqlite = _is_sqlite(parsed)
+    options: dict[str, Any] = (
+        {"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if is_sqlite else {"pool_pre_ping": True}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        storage = RDBStorage(
+            parsed.render_as_string(hide_password=False),
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+        )
+    try:
+        if is_sqlite:
+            _use_wal(storage)
+        upgrade(storage.engine)
+        _try_writing(storage)
+    except BaseException:
+        storage.remove_session()
+        storage.engine.dispose()
+        raise
+    return storage
+
+
+def _is_race(error: DBAPIError) -> bool:
+    """Whether another process made the same table or row, or went over to WAL, at this moment."""
+    reason = str(error.orig)
+    return isinstance(error, IntegrityError) or "already exists" in reason or "locked" in reason
+
+
+def _is_sqlite(parsed: URL) -> bool:
+    return parsed.get_backend_name() == "sqlite"
 
 
 def _sqlite_file(parsed: URL) -> Path:
@@ -125,7 +169,7 @@ def _parse(url: str) -> URL:
         ) from None
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if _is_sqlite(parsed) and parsed.database in (None, "", ":memory:"):
         raise StudyError(
             f"storage {url!r} would be gone with the process; name a file: sqlite:///FILE"
         )
