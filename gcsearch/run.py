@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from torch import nn
 
 from gcsearch.config import SearchConfig
-from gcsearch.errors import StudyError
+from gcsearch.errors import ConfigError, StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.export import write_atomically
 from gcsearch.export.finding import export_finding, holds
@@ -218,6 +218,13 @@ class _Run:
         export_finding(self._study, best, path, rule=PICKS["best"], model=model)
 
     def _make_evaluator(self, config: SearchConfig) -> None:
+        if config.search.latency_table and self._ray_address:
+            raise ConfigError(
+                [
+                    "search.latency_table is measured on this machine, but the trials would be "
+                    "timed on a cluster; leave it out, or run without --ray-address"
+                ]
+            )
         self._evaluator = Evaluator(config, cache_dir=self._directory / "cache", trust=self._trust)
         self._space = self._evaluator.space()
         sites = self._space.sites

@@ -58,6 +58,7 @@ class Evaluator:
         cache_dir: Where prepared data sets are kept.
         trust: Whether import paths in the configuration may be followed.
         threads: Processor threads to train with; by default every core.
+        measure: Times an architecture elsewhere; by default it is timed on this machine.
 
     Raises:
         DataError: The proxy task cannot be had.
@@ -72,6 +73,7 @@ class Evaluator:
         cache_dir: Path,
         trust: bool = False,
         threads: int | None = None,
+        measure: Callable[[Architecture], LatencyRatio] | None = None,
     ) -> None:
         check_backbone(config.backbone, trust=trust)  # before the data, which may take a while
         self.config = config
@@ -92,7 +94,7 @@ class Evaluator:
         self._backbone = self._fresh_backbone()
         self.sites = find_sites(self._backbone, self.input_size)
         self._latency_size = (3, config.latency.image_size, config.latency.image_size)
-        self._time: Callable[[Architecture], LatencyRatio] | None = None
+        self._time = measure
 
     def space(self) -> SearchSpace:
         """Lay out the search space over the chosen sites."""
@@ -156,7 +158,7 @@ class Evaluator:
         return self._count(model)
 
     def measure_latency(self, architecture: Architecture) -> LatencyRatio:
-        """Time an architecture against the backbone, alone on this machine.
+        """Time an architecture against the backbone, alone on the machine that times.
 
         Raises:
             LatencyError: The model refuses pictures of this size, or the runtime the model.

@@ -7,11 +7,13 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
+from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.machine import n_cores
@@ -35,6 +37,7 @@ with warnings.catch_warnings():
     import ray
     from ray import tune
 
+from gcsearch.search.probe import start_prober, timed_by
 from gcsearch.search.searcher import StudySearcher
 from gcsearch.search.worker import Worker, WorkerContext
 
@@ -96,7 +99,9 @@ def run_trials(
     )
     with _ray(ray_address), study.heartbeat(searcher.live):
         try:
-            _fit(searcher, context, plan.workers, evaluator.device)
+            prober = start_prober(context)
+            measure = timed_by(prober) if prober else None
+            _fit(searcher, context, measure, plan.workers, evaluator.device)
         finally:
             for number in list(searcher.live.values()):
                 study.requeue(number, "interrupted; the architecture is tried again")
@@ -107,12 +112,20 @@ def run_trials(
     return searcher.is_over and not searcher.live
 
 
-def _fit(searcher: StudySearcher, context: WorkerContext, workers: int, device: str) -> None:
+def _fit(
+    searcher: StudySearcher,
+    context: WorkerContext,
+    measure: Callable[[Architecture], LatencyRatio] | None,
+    workers: int,
+    device: str,
+) -> None:
     resources = {
         "cpu": max(1, n_cores() // workers),
         "gpu": 1 / workers if "cuda" in device else 0,
     }
-    trainable = tune.with_resources(tune.with_parameters(Worker, context=context), resources)
+    trainable = tune.with_resources(
+        tune.with_parameters(Worker, context=context, measure=measure), resources
+    )
     with tempfile.TemporaryDirectory(prefix="gcsearch-ray-") as scratch:
         tuner = tune.Tuner(
             trainable,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
+from gcsearch.cost import LatencyRatio
 from gcsearch.errors import LatencyError, OverLimitError, TrainingError
 from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.proxy.training import Epoch, Fidelity
@@ -49,14 +50,26 @@ class Worker(tune.Trainable):  # type: ignore[misc]
     next.
     """
 
-    def setup(self, config: dict[str, Any], context: WorkerContext) -> None:
-        """Prepare what all trials share, then the first trial."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        context: WorkerContext,
+        measure: Callable[[Architecture], LatencyRatio] | None = None,
+    ) -> None:
+        """Prepare what all trials share, then the first trial.
+
+        Args:
+            config: Of the first trial.
+            context: Of all trials.
+            measure: Has architectures timed elsewhere; by default they are timed here.
+        """
         self._context = context
         self._evaluator = Evaluator(
             context.config,
             cache_dir=context.cache_dir,
             trust=context.trust,
             threads=context.threads,
+            measure=measure,
         )
         self._evaluator.load_baseline(context.weights)
         self.reset_config(config)
