@@ -1,4 +1,4 @@
-"""Whether latencies can be believed: coverage, repeatability, other load, and the naive way beside.
+"""Whether latencies can be believed: coverage, repeatability, load, and the naive way beside.
 
 Every section prints its own verdictless figures:
 
@@ -85,8 +85,10 @@ def make_bench(options: argparse.Namespace) -> Bench:
     rng, drawn = np.random.default_rng(options.seed), []
     for n in range(options.architectures):
         space = SearchSpace(options.backbone, sites, SpaceSettings(max_insertions=1 + n % 4))
-        candidates = iter(lambda: space.random(rng), None)
-        drawn.append(next(a for a in candidates if len(a.insertions) == 1 + n % 4))
+        architecture = space.random(rng)
+        while len(architecture.insertions) != 1 + n % 4:
+            architecture = space.random(rng)
+        drawn.append(architecture)
     settings = LatencySettings(
         image_size=options.image_size, precision=options.precision, threads=options.threads
     )
@@ -207,8 +209,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(json.dumps(environment()))
-    print(f"{options.backbone}, {options.image_size} px, precision {options.precision:g}, "
-          f"{options.threads or n_cores()} thread(s), seed {options.seed}", flush=True)  # fmt: skip
+    threads = options.threads or n_cores()
+    print(
+        f"{options.backbone}, {options.image_size} px, precision {options.precision:g}, ", end=""
+    )
+    print(f"{threads} thread(s), seed {options.seed}", flush=True)
     bench = make_bench(options)
     sections = {
         "aa": lambda: show_aa(bench, options.repeats),

@@ -39,7 +39,10 @@ __all__ = [
 ]
 
 CANDIDATE, BACKBONE, TWIN = range(3)
-MIN_ROUNDS = 20
+MIN_ROUNDS = 30
+MIN_S = 0.02
+"""Seconds over the wanted precision that passes must have taken: an interval knows only of the
+noise in its own rounds, and those of a moment are more alike than those of two seconds."""
 LOOSE = 2.5
 """An interval up to this many times wider than the wanted precision still counts as conclusive."""
 TRIES = 2
@@ -237,10 +240,11 @@ class LatencyProbe:
         )
 
     def _is_enough(self, times: Times) -> bool:
-        if len(times) < MIN_ROUNDS:
+        wanted = self._settings.precision
+        if len(times) < MIN_ROUNDS or times.sum() < MIN_S / wanted:
             return False
         ratio, _ = estimate(times)
-        return ratio.half_width <= self._settings.precision * ratio.value
+        return ratio.half_width <= wanted * ratio.value
 
     def _doubt(self, ratio: Interval, noise: Interval) -> str:
         """Return why the times themselves make no number, or ``""``."""
