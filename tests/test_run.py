@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 import gcsearch
 from gcsearch.config import SearchConfig, load_config
+from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.cost.table import Entry, plan_groups
 from gcsearch.errors import ConfigError, GcsearchError, StudyError
 from gcsearch.evaluation import Evaluation, Evaluator
@@ -505,6 +506,9 @@ def foreseen(tiny_config, tmp_path_factory) -> Foreseen:
     store = LatencyStore(open_storage(storage), evaluator.latency_context())
     _, slow = plan_groups(evaluator.space(), evaluator.timed_sites())
     store.add_entry(slow.part, Entry(201.0, 200.0, 202.0, n=2))
+    right = LatencyRatio(1.0, 0.9, 1.1, True, 1.0, 1.0, 30, 1.0), Prediction(1.0, 0.9, 1.1)
+    for trial in range(5):  # so that the table counts as tried
+        store.add_measurement("earlier", trial, slow.architecture, *right)
     heard, again = Heard(), Heard()
     search(config, study="s", storage=storage, listener=heard)
     search(patient(config, trials=3), study="s", storage=storage, listener=again)
