@@ -30,7 +30,7 @@ def main() -> None:
     for before, trial in itertools.pairwise(ended):
         wall = (trial.datetime_complete - before.datetime_complete).total_seconds()
         seconds = trial.user_attrs["evaluation"]["seconds"]
-        overheads.append(wall - sum(seconds.values()))
+        overheads.append(wall - seconds["training"] - seconds["latency"])
         print(
             f"trial {trial.number:<3} wall {wall:6.2f} s  training {seconds['training']:6.2f}  "
             f"latency {seconds['latency']:5.2f}  beside {overheads[-1]:5.2f}"
