@@ -1,9 +1,7 @@
 """Surgery on every model of torchvision: it changes no bit, learns, and goes without a trace.
 
-The networks have fresh weights and small inputs. Those called quantized are the networks of floats
-that quantisation starts from: what computes with integers has no features for a block. Those with
-more than ``GIANT`` parameters are not pickled, their copies share the weights, and these are
-frozen, so that gradients of the blocks alone are held.
+Those with more than ``GIANT`` parameters are not pickled, their copies share the weights, and
+these are frozen, so that gradients of the blocks alone are held.
 """
 
 from __future__ import annotations
@@ -13,110 +11,22 @@ import functools
 import gc
 import pickle
 import random
-from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 from torchvision.ops import StochasticDepth
+from torchvision_models import Setup, build, call, insertion, setup_of, wake
 
-from gcsearch.architecture import Insertion
 from gcsearch.surgery import BLOCK_NAME, find_sites, insert, inserted_blocks, remove
 
 pytestmark = pytest.mark.slow
 
 GIANT = 150_000_000
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-CHOICES = (
-    ("gc", {"fusions": ("channel_add", "channel_mul")}),
-    ("nl", {}),
-    ("se", {}),
-    ("snl", {}),
-    ("gc", {"pooling": "avg"}),
-)
-NL_POSITIONS = 400
-"""So many at most where a non-local block goes."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How to build and run the models of one file of torchvision, as small as they allow."""
-
-    size: tuple[int, ...] = (3, 64, 64)
-    options: dict = field(default_factory=dict)
-    n_images: int = 2
-    arguments: dict = field(default_factory=dict)
-    is_paired: bool = False
-    is_detection: bool = False
-
-
-def detection(size=96, *, n_images=2, **options):
-    """Keep all boxes, however improbable: there would be no output to compare else."""
-    options = {"num_classes": 3, "weights_backbone": None, **options}
-    return Setup((3, size, size), options, n_images, is_detection=True)
-
-
-SMALL = {"min_size": 96, "max_size": 96}
-FEW = {
-    f"rpn_{when}_nms_top_n_{mode}": 40 for when in ("pre", "post") for mode in ("train", "test")
-}
-FEW |= {"box_batch_size_per_image": 16, "box_detections_per_img": 5}
-RCNN = detection(**SMALL, **FEW, box_score_thresh=0.0)
-ONE_STAGE = detection(**SMALL, score_thresh=0.0, detections_per_img=5)
-SEGMENTATION = Setup(options={"weights_backbone": None, "aux_loss": True})
-SETUPS = {
-    "vision_transformer": Setup(options={"image_size": 64}),
-    "vit_h_14": Setup((3, 56, 56), {"image_size": 56}),
-    "googlenet": Setup(options={"init_weights": False}),
-    "inception": Setup((3, 128, 128), {"init_weights": False, "aux_logits": False}),
-    "maxvit": Setup((3, 224, 224), n_images=1),
-    "deeplabv3": SEGMENTATION,
-    "fcn": SEGMENTATION,
-    "lraspp": Setup(options={"weights_backbone": None}),
-    "faster_rcnn": RCNN,
-    "mask_rcnn": RCNN,
-    "keypoint_rcnn": RCNN,
-    "fcos": ONE_STAGE,
-    "retinanet": ONE_STAGE,
-    "ssd": detection(300, score_thresh=0.0, detections_per_img=5, n_images=1),
-    "ssdlite": detection(320, score_thresh=0.0, detections_per_img=5),
-    "video.resnet": Setup((3, 4, 64, 64)),
-    "video.swin_transformer": Setup((3, 4, 64, 64)),
-    "mvit": Setup((3, 4, 64, 64), {"spatial_size": (64, 64), "temporal_size": 4}),
-    "s3d": Setup((3, 14, 224, 224), n_images=1),
-    "raft": Setup((3, 128, 128), arguments={"num_flow_updates": 2}, is_paired=True),
-}
-
-
-def setup_of(name):
-    """Return the setup of a model, of its file or of its folder and file, or else the usual."""
-    file = models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
-    keys = (name, file, file.rpartition(".")[2])
-    return next((SETUPS[key] for key in keys if key in SETUPS), Setup())
-
-
-def build(name):
-    torch.manual_seed(0)
-    options = setup_of(name).options
-    with pytest.MonkeyPatch.context() as patch:
-        if "mvit" in name:  # Its builders fix what is an option of the class.
-            make, own = models.video.mvit._mvit, options
-            patch.setattr(models.video.mvit, "_mvit", lambda **given: make(**{**given, **own}))
-            options = {}
-        model = models.get_model(name, weights=None, **options)
-    fill_zeros(p for p in model.parameters() if p.ndim > 1)  # As of classifiers of transformers.
-    return model
-
-
-@torch.no_grad()
-def fill_zeros(parameters):
-    """Give some value to what starts at zero and would hide all that comes before it."""
-    for parameter in parameters:
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
 
 
 @dataclass(repr=False)
@@ -157,44 +67,6 @@ def spread(model, sites, name):
     return [site for site in sites if site.path in chosen]
 
 
-def insertion(number, site):
-    block, settings = CHOICES[number % len(CHOICES)]
-    if block == "nl" and torch.Size(site.positions).numel() > NL_POSITIONS:
-        block, settings = "snl", {}
-    if block in ("gc", "se"):
-        settings = {**settings, "ratio": 1 / 4 if site.channels >= 8 else 1}
-    return Insertion(site.path, block, **settings)
-
-
-def arguments(setup, is_training):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(setup.n_images, *setup.size, generator=generator)
-    if setup.is_paired:
-        return images, images.roll(3, -1)
-    if not setup.is_detection:
-        return (images,)
-    return (list(images), targets(setup)) if is_training else (list(images),)
-
-
-def targets(setup):
-    """Return objects of all sizes, so that anchors of all scales take part in the losses."""
-    height, width = setup.size[1:]
-    sides = torch.linspace(0.1, 0.9, 6)
-    corners = torch.cat([torch.zeros(6), (1 - sides) / 2])  # At the corner, and in the middle.
-    ends = corners + sides.repeat(2)
-    boxes = torch.stack([corners, corners, ends, ends], 1) * height
-    masks = torch.ones(12, height, width, dtype=torch.uint8)
-    points = torch.tensor([height / 2, height / 2, 1.0]).expand(12, 17, 3)
-    labels = torch.arange(12) % 2 + 1
-    target = {"boxes": boxes, "labels": labels, "masks": masks, "keypoints": points}
-    return [target] * setup.n_images
-
-
-def call(model, setup):
-    torch.manual_seed(7)
-    return list(tensors(model(*arguments(setup, model.training), **setup.arguments)))
-
-
 def run(model, setup, mode, paths):
     """Return the features at some sites, all outputs, and in training all statistics.
 
@@ -227,16 +99,6 @@ def statistics_put_back(model):
         buffer.copy_(value)
 
 
-def tensors(output):
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        yield from tensors(output.values())
-    elif isinstance(output, Iterable):
-        for item in output:
-            yield from tensors(item)
-
-
 def bits(tensor):
     tensor = tensor.detach()
     return tensor.view(BITS[tensor.itemsize]) if tensor.is_floating_point() else tensor
@@ -254,13 +116,6 @@ def altered(case):
         yield case.model
     finally:
         remove(case.model)
-
-
-def wake(model):
-    """Give the blocks an effect."""
-    torch.manual_seed(3)
-    for block in inserted_blocks(model).values():
-        fill_zeros(block.parameters())
 
 
 def traces(model):
