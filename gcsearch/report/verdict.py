@@ -112,5 +112,6 @@ def _about_power(study: SearchStudy, view: FrontView) -> list[str]:
 
 def _progress(study: SearchStudy) -> str:
     done, planned = study.n_done(), study.plan.n_trials
-    told = f"{done} of {planned} planned architectures were tried"
-    return told + (", so more may change this." if done < planned else ".")
+    if done < planned:
+        return f"{done} of {planned} planned architectures were tried, so more may change this."
+    return f"{done} architectures were tried, as many as were planned or more."
