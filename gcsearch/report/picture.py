@@ -102,7 +102,7 @@ def _draw_refused(axes: Axes, view: FrontView) -> None:
     if view.limit is not None and view.refused:
         axes.axvline(view.limit, color=PINK, linewidth=0.8, linestyle="--")
     if view.refused:
-        bottom = axes.get_ylim()[0]
+        bottom, top = axes.get_ylim()
         costs = [point.cost.value for point in view.refused]
         axes.plot(
             *(costs, [bottom] * len(costs)),
@@ -112,6 +112,7 @@ def _draw_refused(axes: Axes, view: FrontView) -> None:
             clip_on=False,
             label="refused, not trained",
         )
+        axes.set_ylim(bottom, top)
 
 
 def _as_points(gain: Interval) -> tuple[float, float, float]:
