@@ -30,6 +30,7 @@ ROOMS = [
     "results",
     "export",
     "pictures",
+    "report",
     "explain",
     "timing",
     "resume",

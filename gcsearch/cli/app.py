@@ -14,6 +14,7 @@ from gcsearch.cli import (
     explain_command,
     export_command,
     latency_command,
+    report_command,
     run_command,
     show_commands,
 )
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "front": show_commands.front,
     "export": export_command.export,
     "latency": latency_command.latency,
+    "report": report_command.report,
     "explain": explain_command.explain,
     "dashboard": dashboard_command.dashboard,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import optuna
@@ -29,12 +29,14 @@ class StudyRecord:
         plan: The plan as plain data; its number of trials may be raised later.
         task: Of the proxy task: name, classes, counts, normalisation, content hash, chance.
         environment: Versions and hardware of the machine that began.
+        sites: Those that may hold a block, in order of execution; older studies lack them.
     """
 
     config: dict[str, Any]
     plan: dict[str, Any]
     task: dict[str, Any]
     environment: dict[str, Any]
+    sites: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def objective(self) -> Cost:
@@ -75,6 +77,7 @@ class StudyRecord:
                 "content_hash": task.content_hash,
             },
             environment=environment(evaluator.device),
+            sites=[asdict(site) for site in evaluator.space().sites],
         )
 
 
