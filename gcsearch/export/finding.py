@@ -8,7 +8,9 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.errors import ExportError
-from gcsearch.export.files import ExportedConfig, read_config, write_config, write_weights
+from gcsearch.export.exported_config import ExportedConfig
+from gcsearch.export.files import write_config, write_weights
+from gcsearch.export.reading import read_config
 from gcsearch.results import Finding
 from gcsearch.study import SearchStudy
 
