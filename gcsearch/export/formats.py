@@ -122,7 +122,7 @@ class _Program:
 class Onnx(_Program):
     """An ONNX file, compared with the model in ONNX Runtime."""
 
-    suffixes = (".onnx",)
+    suffixes: tuple[str, ...] = (".onnx",)
 
     def check(self, config: ExportedConfig) -> None:
         """Look for the packages."""
@@ -137,7 +137,7 @@ class Onnx(_Program):
 class TorchExport(_Program):
     """An exported program of torch's, loaded back and compared with the model."""
 
-    suffixes = (".pt2",)
+    suffixes: tuple[str, ...] = (".pt2",)
 
     def check(self, config: ExportedConfig) -> None:
         """Any network may be tried."""

@@ -74,7 +74,8 @@ def mmdet_state(config: ExportedConfig, state: Mapping[str, Tensor]) -> dict[str
         elif not key.startswith("fc."):
             converted[key] = tensor
     for insertion in config.architecture.insertions:
-        options = {"sub_sample": insertion.sub_sample} if insertion.block == "nl" else {}
+        is_nl = insertion.block == "nl"
+        options: dict[str, Any] = {"sub_sample": insertion.sub_sample} if is_nl else {}
         weights = convert_state_dict(
             blocks[insertion.site], block=insertion.block, target="mmcv", **options
         )

@@ -25,6 +25,9 @@ WEIGHTS: str | None = None
 class GlobalContext(nn.Module):
     """GC (arXiv 1904.11492); its gate is 2 * sigmoid, which is 1 where the weights are 0."""
 
+    channel_add_conv: nn.Module
+    channel_mul_conv: nn.Module
+
     def __init__(self, channels, ratio, pooling, fusions):  # type: ignore[no-untyped-def]
         super().__init__()
         planes = int(channels * ratio)
@@ -77,7 +80,7 @@ class SimplifiedNonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with its context added."""
-        term = self.conv_out(_pool(x, self.conv_mask))
+        term: Tensor = self.conv_out(_pool(x, self.conv_mask))
         return x + term.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
 
@@ -128,7 +131,8 @@ def _pool(x: Tensor, conv_mask: nn.Module | None) -> Tensor:
     flat = x.flatten(2).unsqueeze(3)
     if conv_mask is None:
         return flat.mean(2, keepdim=True)
-    return (flat * conv_mask(flat).softmax(2)).sum(2, keepdim=True)
+    mask: Tensor = conv_mask(flat).softmax(2)
+    return (flat * mask).sum(2, keepdim=True)
 
 
 BLOCKS = {
