@@ -386,6 +386,34 @@ def test_export_of_weights_needs_the_baselines(call, storage, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_export_of_a_trial_as_code_and_of_a_file(call, storage, tmp_path):
+    config, code_file = f"{tmp_path}/a.yaml", f"{tmp_path}/net.py"
+    call("export", "--storage", storage, "-o", config, "--trial", "1")
+    arguments = ["export", "--from", config, "--format", "snippet", "-o", code_file, "--json"]
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    assert json.loads(out)["written"] == [code_file]
+    told = yaml.safe_load((tmp_path / "a.yaml").read_text())["provenance"]
+    assert told["top1_interval"][0] < told["top1"] < told["top1_interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--format", "onnx", "-o", "a.yaml"], 1, "'a.yaml' is not a .onnx file"),
+        (["--format", "weights", "--from", "a.yaml", "-o", "b.yaml"], 1, "a.yaml has no weights"),
+        (["--from", "a.yaml", "--trial", "1", "-o", "b.yaml"], 2, "--trial chooses from a study"),
+        (["--format", "mmdet", "--from", "a.yaml", "-o", "b.py"], 1, "mmdet cannot say this"),
+    ],
+)
+def test_export_refuses_in_one_line(call, storage, tmp_path, monkeypatch, arguments, code, says):
+    monkeypatch.chdir(tmp_path)
+    call("export", "--storage", storage, "-o", "a.yaml")
+    got, _, err = call("export", *arguments)
+    assert (got, err.count("\n")) == (code, 1) and says in err, err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.yaml"]
+
+
 def test_insertion_of_an_export_is_the_one_that_was_found(call, storage, tmp_path):
     call("export", "--storage", storage, "-o", f"{tmp_path}/a.yaml", "--trial", "1")
     front = json.loads(call("front", "--storage", storage, "--json")[1])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 import torch
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -250,3 +251,63 @@ def test_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(write_config, CONFIG, tmp_path / "file" / "best.yaml")
     assert "cannot be written: Is a directory" in refused(write_config, CONFIG, tmp_path)
+
+
+def mutated(content, edits):
+    """Return bytes with some of them replaced, put in or cut off."""
+    changed = bytearray(content)
+    for place, byte, kind in edits:
+        at = place % max(1, len(changed))
+        changed[at : at + (kind < 2)] = bytes([byte]) if kind else b""
+    return bytes(changed)
+
+
+EDITS = st.lists(
+    st.tuples(st.integers(0, 2000), st.integers(0, 255), st.integers(0, 2)), min_size=1, max_size=6
+)
+
+
+def refused_or_done(call, *arguments):
+    """Run a call that must end well or with an ExportError of one line."""
+    try:
+        call(*arguments)
+    except ExportError as error:
+        assert "\n" not in str(error)
+
+
+@given(EDITS)
+def test_mutated_config_is_read_or_refused(tmp_path_factory, edits):
+    path = tmp_path_factory.mktemp("fuzz") / "found.yaml"
+    path.write_bytes(mutated(yaml.safe_dump(PLAIN).encode(), edits))
+    refused_or_done(read_config, path)
+
+
+@given(EDITS)
+@settings(max_examples=25)
+def test_mutated_weights_are_built_or_refused(model, tmp_path_factory, edits):
+    path = tmp_path_factory.mktemp("fuzz") / "found.safetensors"
+    write_weights(model, path, CONFIG)
+    content = path.read_bytes()
+    cut = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes(mutated(content[:cut], edits) + content[cut:])
+    refused_or_done(read_config, path)
+    refused_or_done(build, path)
+
+
+@pytest.mark.parametrize("version", [2, 10**30])
+def test_newer_weights_are_refused(model, tmp_path, version):
+    note = json.dumps(PLAIN | {"gcsearch_format": version})
+    save_file(model.state_dict(), tmp_path / "a.safetensors", metadata={"gcsearch": note})
+    assert "newer than 1; upgrade gcsearch" in refused(build, tmp_path / "a.safetensors")
+
+
+def test_older_weights_load_beside_their_config_but_not_alone(model, tmp_path):
+    write_weights(model, tmp_path / "best.safetensors")
+    path = write(tmp_path, PLAIN | {"weights": "best.safetensors"})
+    assert build(path)
+    assert "without their config" in refused(build, tmp_path / "best.safetensors")
+
+
+def test_backbone_that_takes_no_classes_is_refused(tmp_path):
+    path = write(tmp_path, PLAIN | {"backbone": "raft_small", "insertions": []})
+    assert "found.yaml" in refused(build, path)

@@ -15,6 +15,7 @@ ROOMS = [
     "settings",
     "intervals",
     "machine",
+    "interchange",
     "blocks",
     "architecture",
     "surgery",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,63 +34,143 @@ class Format(StrEnum):
 
     config = "config"
     weights = "weights"
+    onnx = "onnx"
+    torch_export = "torch-export"
+    mmdet = "mmdet"
+    timm = "timm"
+    snippet = "snippet"
 
 
 def export(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="PATH", help="The YAML file to write.")
+        Path, typer.Option("-o", "--output", metavar="PATH", help="The file to write.")
     ],
     study: StudyOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
     pick: Annotated[
-        Pick,
+        Pick | None,
         typer.Option(
-            help="Rule to choose by. best: the surest gain; knee: of the front; fastest: the "
-            "cheapest, by the study's objective, that is not worse than the baseline."
+            help="Rule to choose by, best by default. best: the surest gain; knee: of the front; "
+            "fastest: the cheapest, by the study's objective, that is not worse than the baseline."
         ),
-    ] = Pick.best,
+    ] = None,
     trial: Annotated[int | None, typer.Option(help="A trial's number, instead of a rule.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Convert an exported .yaml or .safetensors file, instead of a study's trial.",
+        ),
+    ] = None,
     file_format: Annotated[
         Format,
-        typer.Option("--format", help="config: YAML alone; weights: trained weights beside it."),
+        typer.Option(
+            "--format",
+            help="config: YAML alone; weights: trained weights and a model card beside it; onnx, "
+            "torch-export: a .onnx or .pt2 file; mmdet, timm: Python in their grammar; snippet: "
+            "Python that needs torch and torchvision alone.",
+        ),
     ] = Format.config,
+    with_weights: Annotated[
+        bool,
+        typer.Option(
+            "--with-weights",
+            help="Write trained weights beside the file of any format, in that format's names.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write an architecture as a config that `gcsearch.build` turns into a network again.
+    """Write an architecture as a file that rebuilds the network, here or in another project.
 
-    With --format weights it is trained again exactly as in its trial, which takes as long.
+    Where weights are needed it is trained again exactly as in its trial, which takes as long; with
+    --from they are taken from the file. ONNX files and programs are compared with the network
+    before they are kept; what mmdet or timm cannot say is refused.
 
     Example: gcsearch export --pick knee -o knee.yaml
     """
-    from gcsearch.errors import ExportError
-    from gcsearch.export.finding import export_finding
+    from gcsearch.export.files import refuse_existing, write_files
+    from gcsearch.export.formats import FORMATS, require_suffix
+
+    require_suffix(output, file_format)
+    form = FORMATS[file_format]()
+    if source is None:
+        config, finding, train = _of_study(study, storage, pick, trial, trust)
+        is_trained = form.is_trained or with_weights
+    else:
+        _refuse_both(study, pick, trial)
+        config, train, has_weights = _of_file(source, trust)
+        finding, is_trained = None, has_weights and file_format != Format.config
+        if (form.is_trained or with_weights) and not has_weights:
+            _refuse_without_weights(source)
+        is_trained = is_trained or with_weights
+    form.check(config)
+    refuse_existing(form.paths(output, with_weights=is_trained), force=force)
+    model = train() if is_trained else None
+    paths = write_files(form.render(config, model, output), force=force)
+    _show(config, finding, file_format, [str(path) for path in reversed(paths)], as_json)
+
+
+def _of_study(
+    name: str | None, storage: str, pick: Pick | None, trial: int | None, trust: bool
+) -> tuple[Any, Any, Any]:
+    """Return a trial's config, what was found of it, and what trains it again."""
+    from gcsearch.export.finding import config_of
     from gcsearch.results import PICKS, choose, summarise
     from gcsearch.resume import evaluator_of
 
-    if output.suffix not in (".yaml", ".yml"):
-        raise ExportError(f"{str(output)!r} is not a .yaml file; weights are written beside it")
-    weights_path = output.with_suffix(".safetensors")
-    for path in (output, weights_path):
-        if path.exists() and not force:
-            raise ExportError(f"{path} exists already; pass --force to replace it")
-    opened = open_study(storage, study)
+    opened = open_study(storage, name)
     summary = summarise(opened, storage)
-    finding = choose(summary.findings, pick, trial=trial, checked=summary.checked)
-    rule = PICKS[pick] if trial is None else f"trial {trial} was asked for"
-    model = None
-    if file_format == Format.weights:
+    wanted = pick or Pick.best
+    finding = choose(summary.findings, wanted, trial=trial, checked=summary.checked)
+    rule = PICKS[wanted] if trial is None else f"trial {trial} was asked for"
+
+    def train() -> Any:
         evaluator = evaluator_of(opened, storage, trust=trust)
         typer.echo("training it again as in its trial ...", err=True)
-        evaluation = finding.evaluation
-        _, model = evaluator.evaluate(
-            evaluation.architecture, opened.plan.trial, evaluation.seed, with_latency=False
-        )
-    export_finding(opened, finding, output, rule=rule, model=model)
-    written = [str(output)] + ([str(weights_path)] if model is not None else [])
+        found = finding.evaluation
+        return evaluator.evaluate(
+            found.architecture, opened.plan.trial, found.seed, with_latency=False
+        )[1]
+
+    return config_of(opened, finding, rule=rule), finding, train
+
+
+def _of_file(source: Path, trust: bool) -> tuple[Any, Any, bool]:
+    """Return an exported config, what builds it, and whether it has weights."""
+    from gcsearch.export import build, read_config
+
+    config = read_config(source)
+    has_weights = config.weights is not None or source.suffix == ".safetensors"
+    return config, lambda: build(source, trust=trust), has_weights
+
+
+def _refuse_both(study: str | None, pick: Pick | None, trial: int | None) -> None:
+    from gcsearch.errors import ConfigError
+
+    given = {"--study": study, "--pick": pick, "--trial": trial}
+    for option, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                [f"{option} chooses from a study; leave it out, or --from"], "export"
+            )
+
+
+def _refuse_without_weights(source: Path) -> None:
+    from gcsearch.errors import ExportError
+
+    raise ExportError(f"{source} has no weights; make it by `gcsearch export --format weights`")
+
+
+def _show(config: Any, finding: Any, file_format: str, written: list[str], as_json: bool) -> None:
+    rule = config.provenance.get("rule")
     if as_json:
-        print_json({"written": written, "rule": rule, **finding.to_dict()})
+        architecture = config.architecture.to_dict()
+        found = finding.to_dict() if finding else {"architecture": architecture}
+        print_json({"written": written, "format": file_format, "rule": rule, **found})
         return
-    print(f"{finding.evaluation.architecture}\n  {rule}\nwritten: {', '.join(written)}")
-    print(f"rebuild: python -c 'import gcsearch; model = gcsearch.build(\"{output}\")'")
+    print(f"{config.architecture}\n  {rule}\nwritten: {', '.join(written)}")
+    if file_format in (Format.config, Format.weights):
+        print(f"rebuild: python -c 'import gcsearch; model = gcsearch.build(\"{written[0]}\")'")

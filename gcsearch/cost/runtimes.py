@@ -6,26 +6,21 @@ A runtime makes one callable of a model and an example; it times nothing. A new 
 
 from __future__ import annotations
 
-import copy
-import importlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gcsearch.errors import LatencyError
+from gcsearch.interchange import failing, needed, onnx_bytes
 from gcsearch.registry import Registry
 
 __all__ = ["RUNTIMES", "Runtime", "runtime_version"]
 
 Run = Callable[[], object]
-OPSET = 20
 
 
 class Runtime(Protocol):
@@ -197,54 +192,9 @@ def _as_onnx(model: nn.Module, example: Tensor, name: str) -> bytes:
             f"{example.dtype}; set latency.device=cpu and latency.dtype=fp32"
         )
     _needed("onnxscript", "onnx")
-    with _failing("the export to ONNX", "use latency.runtime=eager"), _quiet():
-        # A copy, since exporting needs contiguous weights and leaves traces in the module.
-        twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        program = torch.onnx.export(
-            twin, (example.contiguous(),), dynamo=True, opset_version=OPSET, verbose=False
-        )
-        if program is None:
-            raise RuntimeError("the exporter returned nothing")
-        return bytes(program.model_proto.SerializeToString())
+    with _failing("the export to ONNX", "use latency.runtime=eager"):
+        return onnx_bytes(model, example)
 
 
-def _needed(module: str, extra: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        LatencyError: It is not installed; the message has the cure.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise LatencyError(
-            f"this runtime needs the package {module!r}: pip install 'gcsearch[{extra}]'"
-        ) from error
-
-
-@contextmanager
-def _failing(what: str, cure: str) -> Iterator[None]:
-    """Turn whatever a foreign compiler raises on a model into one line."""
-    try:
-        yield
-    except LatencyError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LatencyError(f"{what} fails on this model: {reason:.200}; {cure}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and warnings to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+_needed = partial(needed, what="this runtime", error=LatencyError)
+_failing = partial(failing, error=LatencyError)

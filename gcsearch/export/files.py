@@ -1,77 +1,114 @@
-"""Exported configs (YAML) and weights (safetensors), written whole or not at all, and read back.
+"""Files written whole or not at all: exported configs (YAML) and weights (safetensors).
 
-A config names a backbone and its insertions; building it runs no code of the file's choosing
-unless the caller trusts it. The format is versioned: an older file is read, a newer one is
-refused.
+A weights file carries its config in its metadata, so that it can be rebuilt alone. Knows no study.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import reprlib
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from safetensors.torch import save
 from torch import nn
 
-from gcsearch.architecture import Architecture
-from gcsearch.backbones import build_altered, read_state_dict
-from gcsearch.config import read_yaml
-from gcsearch.errors import ConfigError, ExportError, GcsearchError
+from gcsearch.errors import ExportError
+from gcsearch.export.exported_config import ExportedConfig
 
 __all__ = [
-    "ExportedConfig",
-    "build",
-    "read_config",
+    "METADATA_KEY",
+    "File",
+    "config_bytes",
+    "embedded_text",
+    "plain_state",
+    "refuse_existing",
+    "weights_bytes",
     "write_atomically",
     "write_config",
+    "write_files",
     "write_weights",
 ]
 
-FORMAT = 1
-LARGEST_CONFIG = 1_000_000
+METADATA_KEY = "gcsearch"
+"""Under this key formats with room for notes hold the config as JSON."""
+
 HEADER = """\
 # A network found by gcsearch. Rebuild it: gcsearch.build("{name}")
 """
 
 
 @dataclass(frozen=True)
-class ExportedConfig:
-    """What an exported config says.
+class File:
+    """What is to be written.
 
     Args:
-        architecture: Backbone and insertions.
-        n_classes: Outputs of the classifier.
-        image_size: Side of the pictures it was searched on.
-        weights: Name of the weights file beside the config, if it has one.
-        normalisation: Mean and standard deviation per channel of pictures in [0, 1].
-        provenance: Study, trial, metrics, versions; for people and records, not for building.
+        path: Where.
+        content: What.
+        yields_to: How a file of ours of this name begins where the name is a common one: what
+            begins otherwise is somebody's own and stays, forced or not, and so does what is there
+            unless it is forced.
     """
 
-    architecture: Architecture
-    n_classes: int
-    image_size: int
-    weights: str | None = None
-    normalisation: dict[str, list[float]] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    path: Path
+    content: bytes
+    yields_to: bytes | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, safe for YAML."""
-        return {
-            "gcsearch_format": FORMAT,
-            **self.architecture.to_dict(),
-            "n_classes": self.n_classes,
-            "image_size": self.image_size,
-            "weights": self.weights,
-            "normalisation": self.normalisation,
-            "provenance": self.provenance,
-        }
+    def gives_way(self, force: bool) -> bool:
+        """Whether it is not to be written, for the sake of what is there."""
+        if self.yields_to is None or not self.path.exists():
+            return False
+        return not (force and _begins_with(self.path, self.yields_to))
+
+
+def write_files(files: Sequence[File], *, force: bool = False) -> list[Path]:
+    """Write files, each atomically; return those that were written.
+
+    Raises:
+        ExportError: One exists already and is not to be replaced, or cannot be written.
+    """
+    refuse_existing([file.path for file in files if file.yields_to is None], force=force)
+    wanted = [file for file in files if not file.gives_way(force)]
+    for file in wanted:
+        write_atomically(file.path, file.content)
+    return [file.path for file in wanted]
+
+
+def refuse_existing(paths: Sequence[Path], *, force: bool) -> None:
+    """Refuse to replace what is there.
+
+    Raises:
+        ExportError: One of the paths exists, and ``force`` does not allow to replace it.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise ExportError(f"{path} exists already; pass --force to replace it")
+
+
+def config_bytes(config: ExportedConfig, name: str) -> bytes:
+    """Return a config as commented YAML for a file of this name."""
+    body = yaml.dump(config.to_dict(), Dumper=_PlainDumper, sort_keys=False)
+    return (HEADER.format(name=name) + body).encode()
+
+
+def embedded_text(config: ExportedConfig) -> str:
+    """Return a config as JSON for the metadata of the file that holds the weights themselves."""
+    return json.dumps(replace(config, weights=None).to_dict())
+
+
+def weights_bytes(state: Mapping[str, torch.Tensor], config: ExportedConfig | None) -> bytes:
+    """Return a state dict in safetensors form, with its config in the metadata."""
+    metadata = {"format": "pt"} | ({METADATA_KEY: embedded_text(config)} if config else {})
+    return save(dict(state), metadata=metadata)
+
+
+def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's state dict as tensors of their own, contiguous on the processor."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
 
 
 def write_config(config: ExportedConfig, path: Path) -> None:
@@ -80,18 +117,21 @@ def write_config(config: ExportedConfig, path: Path) -> None:
     Raises:
         ExportError: The place cannot be written.
     """
-    body = yaml.dump(config.to_dict(), Dumper=_PlainDumper, sort_keys=False)
-    write_atomically(path, (HEADER.format(name=path.name) + body).encode())
+    write_atomically(path, config_bytes(config, path.name))
 
 
-def write_weights(model: nn.Module, path: Path) -> None:
+def write_weights(model: nn.Module, path: Path, config: ExportedConfig | None = None) -> None:
     """Write a model's state dict in safetensors form, atomically.
+
+    Args:
+        model: Whose weights.
+        path: The ``.safetensors`` file.
+        config: Put into the metadata, so that the file can be built alone.
 
     Raises:
         ExportError: The place cannot be written.
     """
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    write_atomically(path, save(state))
+    write_atomically(path, weights_bytes(plain_state(model), config))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -117,80 +157,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def read_config(path: Path) -> ExportedConfig:
-    """Read an exported config without running anything in it.
-
-    Raises:
-        ExportError: It is missing, no such config, or of a newer format.
-    """
-    data = _read_mapping(path)
-    version = data.pop("gcsearch_format", None)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ExportError(f"{path} is no exported config: it has no 'gcsearch_format'")
-    if version > FORMAT:
-        raise ExportError(
-            f"{path} has format {version}, newer than {FORMAT}; upgrade gcsearch to read it"
-        )
-    keys = {"backbone", "insertions"}
-    own = {field.name for field in fields(ExportedConfig)} - {"architecture"}
-    unknown = sorted(str(key) for key in set(data) - keys - own)
-    if unknown:
-        raise ExportError(f"{path} has unknown key {unknown[0]!r}")
+def _begins_with(path: Path, start: bytes) -> bool:
     try:
-        architecture = Architecture.from_dict({k: data[k] for k in keys if k in data})
-        return ExportedConfig(
-            architecture=architecture,
-            n_classes=_whole(data, "n_classes", 100_000),
-            image_size=_whole(data, "image_size", 4096),
-            weights=_file_name(data.get("weights")),
-            normalisation=dict(data.get("normalisation") or {}),
-            provenance=dict(data.get("provenance") or {}),
-        )
-    except (GcsearchError, TypeError, ValueError) as error:
-        raise ExportError(f"{path}: {error}") from error
-
-
-def build(path: str | Path, *, trust: bool = False) -> nn.Module:
-    """Rebuild the network of an exported config, with its weights if it has them.
-
-    Args:
-        path: The YAML file; its weights file lies beside it.
-        trust: Whether a backbone given as an import path may be run.
-
-    Returns:
-        The altered backbone, in eval mode.
-
-    Raises:
-        ExportError: The files cannot be read, or do not fit together.
-    """
-    path = Path(path)
-    config = read_config(path)
-    side = config.image_size
-    try:
-        model = build_altered(
-            config.architecture,
-            n_classes=config.n_classes,
-            input_size=(3, side, side),
-            trust=trust,
-        )
-        if config.weights:
-            _load_strictly(model, path.parent / config.weights)
-    except GcsearchError as error:
-        raise ExportError(f"{path}: {error}") from error
-    return model.eval()
-
-
-def _load_strictly(model: nn.Module, path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise ExportError(f"weights {path.name!r} are not a .safetensors file")
-    state: Mapping[str, torch.Tensor] = read_state_dict(path)
-    own = model.state_dict()
-    wrong = sorted(own.keys() ^ state.keys()) or sorted(
-        key for key in own if own[key].shape != state[key].shape
-    )
-    if wrong:
-        raise ConfigError([f"weights {path.name!r} do not fit the architecture: {wrong[0]!r}"])
-    model.load_state_dict(dict(state))
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -198,42 +170,3 @@ class _PlainDumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ExportError(f"{path} is too large to be an exported config")
-        data = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExportError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ExportError(f"{path} is not text in UTF-8") from error
-    except ExportError:
-        raise
-    except ValueError as error:
-        raise ExportError(f"{path} {error}") from error
-    if not isinstance(data, dict):
-        raise ExportError(f"{path} is no exported config: it is not a mapping")
-    return data
-
-
-def _whole(data: Mapping[str, Any], key: str, most: int) -> int:
-    """Return a number that no machine chokes on: the file may come from a stranger."""
-    value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ExportError(f"{key} is {reprlib.repr(value)}, not a whole number in 1..{most}")
-    return value
-
-
-def _file_name(value: object) -> str | None:
-    """Accept a bare file name only: a config must not reach out of its own folder."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
-        raise ExportError(
-            f"weights {reprlib.repr(value)} is not the name of a file beside the config"
-        )
-    return value

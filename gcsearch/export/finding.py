@@ -1,18 +1,24 @@
-"""A trial of a study as files: what was chosen, by which rule, and what was measured."""
+"""A trial of a study as an exported config: what was chosen, by which rule, what was measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from scipy import stats
 from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.errors import ExportError
-from gcsearch.export.files import ExportedConfig, read_config, write_config, write_weights
-from gcsearch.results import Finding
+from gcsearch.evaluation import Evaluation, unpack
+from gcsearch.export.exported_config import ExportedConfig
+from gcsearch.export.files import write_files
+from gcsearch.export.formats import FORMATS
+from gcsearch.export.reading import read_config
+from gcsearch.results import Finding, checked_gain
 from gcsearch.study import SearchStudy
 
-__all__ = ["export_finding", "holds"]
+__all__ = ["config_of", "export_finding", "holds"]
 
 MEASURED = (
     "top1",
@@ -29,6 +35,18 @@ MEASURED = (
 """What an export says of its trial, besides where it comes from."""
 
 
+def config_of(study: SearchStudy, finding: Finding, *, rule: str) -> ExportedConfig:
+    """Describe a finding completely: how to build it, and where it comes from."""
+    task, architecture = study.record.task, finding.evaluation.architecture
+    return ExportedConfig(
+        architecture=architecture,
+        n_classes=task["n_classes"],
+        image_size=task["image_size"],
+        normalisation={"mean": task["mean"], "std": task["std"]},
+        provenance=_provenance(study, finding, rule),
+    )
+
+
 def export_finding(
     study: SearchStudy,
     finding: Finding,
@@ -36,32 +54,20 @@ def export_finding(
     *,
     rule: str,
     model: nn.Module | None = None,
-) -> None:
-    """Write a finding's config, and beside it the weights of ``model`` if there is one.
+) -> list[Path]:
+    """Write a finding's config; with ``model`` its weights and a model card beside it.
+
+    What an earlier call wrote is replaced.
+
+    Returns:
+        The files that were written.
 
     Raises:
         ExportError: The place cannot be written.
     """
-    weights = path.with_suffix(".safetensors") if model is not None else None
-    if model is not None and weights is not None:
-        write_weights(model, weights)
-    task, found = study.record.task, finding.to_dict()
-    config = ExportedConfig(
-        architecture=finding.evaluation.architecture,
-        n_classes=task["n_classes"],
-        image_size=task["image_size"],
-        weights=weights.name if weights else None,
-        normalisation={"mean": task["mean"], "std": task["std"]},
-        provenance={
-            "study": study.name,
-            "trial": finding.number,
-            "rule": rule,
-            **{key: found[key] for key in MEASURED},
-            "proxy_task": task["name"],
-            "environment": study.record.environment,
-        },
-    )
-    write_config(config, path)
+    config = config_of(study, finding, rule=rule)
+    name = "config" if model is None else "weights"
+    return write_files(FORMATS[name]().render(config, model, path), force=True)
 
 
 def holds(path: Path, architecture: Architecture) -> bool:
@@ -72,3 +78,42 @@ def holds(path: Path, architecture: Architecture) -> bool:
         return False
     has_weights = config.weights is not None and (path.parent / config.weights).exists()
     return config.architecture == architecture and has_weights
+
+
+def _provenance(study: SearchStudy, finding: Finding, rule: str) -> dict[str, Any]:
+    record, found, evaluation = study.record, finding.to_dict(), finding.evaluation
+    return {
+        "study": study.name,
+        "trial": finding.number,
+        "rule": rule,
+        "architecture_id": evaluation.architecture.id,
+        **{key: found[key] for key in MEASURED},
+        "top1_interval": _top1_interval(evaluation),
+        "check": _checked(study, evaluation.architecture),
+        "seed": evaluation.seed,
+        "start_weights": record.config.get("weights"),
+        "proxy_task": record.task["name"],
+        "proxy_task_hash": record.task.get("content_hash"),
+        "environment": record.environment,
+    }
+
+
+def _top1_interval(evaluation: Evaluation) -> list[float]:
+    """Return Wilson's 95 % interval: how sure the fraction is, by the number of pictures."""
+    correct = unpack(evaluation.correct)
+    test = stats.binomtest(int(correct.sum()), max(1, correct.size))
+    return [float(end) for end in test.proportion_ci(method="wilson")]
+
+
+def _checked(study: SearchStudy, architecture: Architecture) -> dict[str, Any] | None:
+    """Return the gain on fresh seeds and the test split, if that was checked."""
+    checked = checked_gain(study.checks(), architecture)
+    if checked is None:
+        return None
+    gain = checked.gain
+    return {
+        "gain": [gain.value, gain.low, gain.high],
+        "top1": checked.top1,
+        "baseline_top1": checked.baseline_top1,
+        "seeds": checked.seeds,
+    }
