@@ -78,6 +78,7 @@ def blocks_of(channels: int) -> dict[str, nn.Module]:
 
 def calls_of(shape: Shape, *, is_training: bool, is_compiled: bool) -> dict[str, Call]:
     """Return what is timed for one shape, by name."""
+    torch.compiler.reset()  # Else a class seen in many shapes runs in eager again, silently.
     calls = {
         name: _call(block.train(is_training), shape.features(), is_training, is_compiled)
         for name, block in blocks_of(STAGES[shape.stage][0]).items()
