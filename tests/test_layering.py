@@ -33,6 +33,7 @@ ROOMS = [
     "explain",
     "timing",
     "resume",
+    "confirm",
     "run",
     "cli",
 ]

@@ -45,7 +45,8 @@ def export(
     pick: Annotated[
         Pick,
         typer.Option(
-            help="Rule to choose by. best: the surest gain; knee: of the front; fastest: the "
+            help="Rule to choose by. best: the surest gain, confirmed if there is a confirmation; "
+            "knee: of the front; fastest: the "
             "cheapest, by the study's objective, that is not worse than the baseline."
         ),
     ] = Pick.best,
@@ -66,7 +67,7 @@ def export(
     """
     from gcsearch.errors import ExportError
     from gcsearch.export.finding import export_finding
-    from gcsearch.results import PICKS, choose, summarise
+    from gcsearch.results import choose, rule_of, summarise
     from gcsearch.resume import evaluator_of
 
     if output.suffix not in (".yaml", ".yml"):
@@ -77,8 +78,9 @@ def export(
             raise ExportError(f"{path} exists already; pass --force to replace it")
     opened = open_study(storage, study)
     summary = summarise(opened, storage)
-    finding = choose(summary.findings, pick, trial=trial, checked=summary.checked)
-    rule = PICKS[pick] if trial is None else f"trial {trial} was asked for"
+    confirmed = summary.confirmed
+    finding = choose(summary.findings, pick, trial=trial, confirmed=confirmed, limit=summary.limit)
+    rule = rule_of(finding, pick, trial=trial, confirmed=confirmed)
     model = None
     if file_format == Format.weights:
         evaluator = evaluator_of(opened, storage, trust=trust)
