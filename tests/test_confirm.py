@@ -24,6 +24,7 @@ from gcsearch.results import Confirmation, SearchResult, choose, confirmations, 
 from gcsearch.search import Check, Listener, check_here, owed_checks
 from gcsearch.search.check_searcher import CheckSearcher
 from gcsearch.search.suggester import FAILURES_IN_A_ROW, RETRIES
+from gcsearch.search.worker import Worker
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=20)
 LATENCY = LatencyRatio(1.3, 1.29, 1.31, True, 11.0, 10.0, 40, 1.0)
@@ -331,6 +332,38 @@ def test_failures_in_a_row_end_the_confirmation():
         searcher.on_trial_complete("a", {"failure": "training loss became nan", "retry": False})
     assert searcher.suggest("a") == "FINISHED" and searcher.is_stuck
     assert searcher.gave_up.endswith("the last one: training loss became nan")
+
+
+class Steps:
+    """An evaluator that says how it was asked, in an evaluation's or a latency's stead."""
+
+    def __init__(self) -> None:
+        self.task, self.asked = SimpleNamespace(test="the test split"), []
+
+    def steps(self, architecture, fidelity, seed, *, split=None, with_latency=True):
+        self.asked.append((architecture, seed, split, with_latency))
+        yield evaluation_of(architecture, answers(50), seed=seed), None
+
+    def conclusive_latency(self, architecture):
+        return LATENCY
+
+
+def test_worker_does_checks_and_trials_one_after_the_other():
+    worker = Worker.__new__(Worker)
+    worker._evaluator = evaluator = Steps()
+    settings = SimpleNamespace(search=SimpleNamespace(seed=3))
+    worker._context = SimpleNamespace(fidelity=SimpleNamespace(epochs=1), config=settings)
+    told = []
+    for task in (
+        Check(ONE).to_dict(),
+        Check(ONE, 10_003).to_dict(),
+        {"architecture": ONE.to_dict()},
+    ):
+        worker.reset_config(task)
+        told.append(worker.step())
+    assert LatencyRatio(**json.loads(told[0]["latency"])) == LATENCY
+    assert [json.loads(one["evaluation"])["seed"] for one in told[1:]] == [10_003, 3]
+    assert evaluator.asked == [(ONE, 10_003, "the test split", False), (ONE, 3, None, True)]
 
 
 def test_late_confirmation_does_one_check_at_least():
