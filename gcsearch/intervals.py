@@ -6,14 +6,23 @@ Pure functions over numpy arrays; knows neither what was measured nor how.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
-__all__ = ["Interval", "median_ratio", "paired_gain", "smallest_gain", "spread_of_seeds"]
+__all__ = [
+    "Interval",
+    "holm",
+    "median_ratio",
+    "paired_gain",
+    "paired_p_value",
+    "smallest_gain",
+    "spread_of_seeds",
+]
 
 CONFIDENCE = 0.95
 POWER = 0.80
@@ -24,6 +33,8 @@ On the careful side of the 0.07 that `benchmarks/reliability.py` printed for Res
 plan uses it, before a search; its results use what was seen.
 """
 N_BOOTSTRAP = 1000
+LEAST_LOG_P = -600.0
+"""Below this a p-value is called 0."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +80,56 @@ def paired_gain(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> Inte
         >>> gain.value
         0.25
     """
-    if correct.shape != baseline.shape:
-        raise ValueError(f"pairing needs equal shapes, got {correct.shape} and {baseline.shape}")
-    if correct.shape[-1] < 2:
-        raise ValueError(f"an interval needs at least two pictures, got {correct.shape[-1]}")
-    difference = correct.astype(float) - baseline.astype(float)
-    by_picture = np.atleast_2d(difference).mean(axis=0)
-    gain = float(by_picture.mean())
-    margin = _z(CONFIDENCE) * float(by_picture.std(ddof=1)) / math.sqrt(by_picture.size)
-    if difference.ndim == 2 and (n_seeds := len(difference)) > 1:
-        by_seed = difference.mean(axis=1)
-        quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n_seeds - 1))
-        margin = math.hypot(margin, quantile * float(by_seed.std(ddof=1)) / math.sqrt(n_seeds))
-    return Interval(gain, gain - margin, gain + margin)
+    spread = _Spread.of(correct, baseline)
+    margin = spread.margin(1 - CONFIDENCE)
+    return Interval(spread.gain, spread.gain - margin, spread.gain + margin)
+
+
+def paired_p_value(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> float:
+    """Return the two-sided p-value of no gain: below 0.05 where :func:`paired_gain` excludes 0.
+
+    It is the smallest level at which the interval would still exclude 0, so that the two can never
+    disagree.
+
+    Args:
+        correct: Whether each picture was answered rightly, shape (N,), or (seeds, N).
+        baseline: The same for the baseline, of the same shape.
+
+    Raises:
+        ValueError: As of :func:`paired_gain`.
+
+    Example:
+        >>> paired_p_value(np.array([1, 0, 1, 0], bool), np.array([0, 1, 1, 0], bool))
+        1.0
+    """
+    spread = _Spread.of(correct, baseline)
+    gain = abs(spread.gain)
+    if gain == 0:
+        return 1.0
+
+    def excess(log_p: float) -> float:
+        return spread.margin(math.exp(log_p)) - gain
+
+    if excess(LEAST_LOG_P) <= 0:
+        return 0.0
+    return math.exp(float(optimize.brentq(excess, LEAST_LOG_P, 0.0)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979): the chance of any false one.
+
+    Args:
+        p_values: Of all that were compared, in any order; the answer has the same.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def smallest_gain(
@@ -176,6 +224,47 @@ def spread_of_seeds(groups: list[NDArray[np.float64]]) -> tuple[float, float]:
     typical_count = (total - float((counts**2).sum()) / total) / (len(groups) - 1)
     between = (mean_square - float(within)) / float(typical_count)
     return float(within), max(0.0, between)
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A paired gain, its standard error over pictures, and that over seeds, if there are several.
+
+    Args:
+        gain: The mean difference.
+        of_pictures: Standard error over the choice of pictures.
+        of_seeds: Standard error over seeds; 0 with one seed.
+        n_seeds: How many.
+    """
+
+    gain: float
+    of_pictures: float
+    of_seeds: float
+    n_seeds: int
+
+    @classmethod
+    def of(cls, correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> _Spread:
+        """Compare two arrays of the same shape, (N,) or (seeds, N)."""
+        if correct.shape != baseline.shape:
+            raise ValueError(
+                f"pairing needs equal shapes, got {correct.shape} and {baseline.shape}"
+            )
+        if correct.shape[-1] < 2:
+            raise ValueError(f"an interval needs at least two pictures, got {correct.shape[-1]}")
+        difference = np.atleast_2d(correct.astype(float) - baseline.astype(float))
+        by_picture, by_seed = difference.mean(axis=0), difference.mean(axis=1)
+        n_seeds, n_pictures = difference.shape
+        of_seeds = float(by_seed.std(ddof=1)) / math.sqrt(n_seeds) if n_seeds > 1 else 0.0
+        of_pictures = float(by_picture.std(ddof=1)) / math.sqrt(n_pictures)
+        return cls(float(by_picture.mean()), of_pictures, of_seeds, n_seeds)
+
+    def margin(self, level: float) -> float:
+        """Return the half-width of the interval that errs with probability ``level``."""
+        margin = float(stats.norm.isf(level / 2)) * self.of_pictures
+        if self.n_seeds > 1:
+            quantile = float(stats.t.isf(level / 2, self.n_seeds - 1))
+            margin = math.hypot(margin, quantile * self.of_seeds)
+        return margin
 
 
 def _z(confidence: float) -> float:

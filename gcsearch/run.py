@@ -25,16 +25,24 @@ from gcsearch.export import write_atomically
 from gcsearch.export.finding import export_finding, holds
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.results import (
-    PICKS,
+    Confirmation,
     Finding,
     SearchResult,
     candidate_of,
     findings,
-    run_check,
+    rule_of,
     summarise,
 )
 from gcsearch.resume import baseline_path, config_to_go_on, default_study_name, plan_to_go_on
-from gcsearch.search import Foresight, Listener, build_table, n_missing, run_trials
+from gcsearch.search import (
+    Foresight,
+    Listener,
+    build_table,
+    check_here,
+    n_missing,
+    owed_checks,
+    run_trials,
+)
 from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
 from gcsearch.study.storage import DEFAULT_URL, run_directory
 
@@ -184,29 +192,32 @@ class _Run:
         return Foresight(table, store, study.name, config.latency.limit)
 
     def check(self) -> None:
-        """Train the candidate and the baseline again on fresh seeds."""
+        """Confirm the candidate alone, on as many fresh seeds as fit in the plan.
+
+        In this process, as the export wants the network and the plan no second start of workers.
+        """
         self._is_complete = True
-        architecture = candidate_of(findings(self._study)).evaluation.architecture
-        if not architecture.is_baseline and self._plan.check_seeds:
-            self._models = run_check(
-                self._study, self._evaluator, self._plan, architecture, self._listener
-            )
+        candidate = candidate_of(findings(self._study)).evaluation.architecture
+        if candidate.is_baseline:
+            return
+        checks = owed_checks(self._study, [candidate], self._plan.check_seeds, with_timing=False)
+        self._models = check_here(checks, self._study, self._evaluator, self._plan, self._listener)
 
     def conclude(self) -> SearchResult:
         """Read the results from the database and export the choice."""
         if self._study.baseline() is None:
             return SearchResult(
-                *(self._study.name, self._storage, self._is_complete, [], [], None, None, None),
+                *(self._study.name, self._storage, self._is_complete, [], [], None, None),
                 objective=self._study.record.objective,
             )
         result = summarise(self._study, self._storage, is_complete=self._is_complete)
         if not self._is_complete or result.best is None:
             return result
         path = self._directory / "exports" / self._study.name / "best.yaml"
-        self._export(result.best, path)
+        self._export(result.best, result.confirmed, path)
         return replace(result, config_path=path)
 
-    def _export(self, best: Finding, path: Path) -> None:
+    def _export(self, best: Finding, confirmed: list[Confirmation], path: Path) -> None:
         architecture = best.evaluation.architecture
         if holds(path, architecture):
             return
@@ -215,7 +226,8 @@ class _Run:
             _, model = self._evaluator.evaluate(
                 architecture, self._plan.trial, best.evaluation.seed, with_latency=False
             )
-        export_finding(self._study, best, path, rule=PICKS["best"], model=model)
+        rule = rule_of(best, confirmed=confirmed)
+        export_finding(self._study, best, path, rule=rule, confirmed=confirmed, model=model)
 
     def _make_evaluator(self, config: SearchConfig) -> None:
         if config.search.latency_table and self._ray_address:

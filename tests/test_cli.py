@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from rich.console import Console
 import gcsearch
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cli import main
+from gcsearch.cli.options import parse_duration
 from gcsearch.cli.progress import Progress
-from gcsearch.cli.run_command import parse_duration
 from gcsearch.config import load_config
 from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.errors import ConfigError
@@ -84,6 +85,29 @@ def macs_storage(tmp_path_factory, tiny_config):
     add_trial(study, space, 50, 1.001)
     add_trial(study, space, 70, 1.1, macs=1.0021)
     study.refuse(study.ask(space).number, Refusal("macs", 1.01, {"macs": 1.02}, None))
+    return url
+
+
+@pytest.fixture(scope="module")
+def checked_storage(tmp_path_factory, tiny_config):
+    """A database with one study, the best of whose trials did not hold on fresh seeds."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('checked')}/studies.db"
+    plan = make_plan(tiny_config.plan, Speeds(9, 9, 9, 1, 1), n_val=100, n_test=100)
+    record = StudyRecord(tiny_config.to_dict(), plan.to_dict(), TASK, {"python": "3"})
+    study = SearchStudy.create(open_storage(url), "checked", record)
+    space = SearchSpace("resnet18", SITES, tiny_config.space)
+    for n_right, ratio in ((50, 1.0), (80, 1.2), (70, 1.1)):
+        add_trial(study, space, n_right, ratio)
+    held = {0: 50, 1: 51, 2: 65}
+    for row in study.rows():
+        for seed in range(10_000, 10_005):
+            correct = np.arange(100) < held[row.number] + seed % 2
+            top1 = float(correct.mean())
+            changed = {"seed": seed, "correct": pack(correct), "top1": top1, "latency": None}
+            study.add_check(replace(row.evaluation, **changed))
+    latency = LatencyRatio(1.125, 1.12, 1.13, True, 11.0, 10.0, 40, 1.0)
+    study.add_retiming(study.rows()[2].architecture, latency)
+    study.add_retiming(study.rows()[1].architecture, latency)
     return url
 
 
@@ -156,6 +180,11 @@ def test_run_says_what_is_wrong_in_one_line(call, tiny_yaml, tmp_path, arguments
     ("arguments", "code", "says"),
     [
         (["front", "--study", "tinny"], 2, "unknown study 'tinny'; did you mean 'tiny'"),
+        (["confirm", "--study", "tinny"], 2, "unknown study 'tinny'; did you mean 'tiny'"),
+        (["confirm", "--seeds", "1"], 2, "--seeds: 1 is too few; give at least 2"),
+        (["confirm", "--workers", "0"], 2, "--workers: 0 is too few; give at least 1"),
+        (["confirm", "--budget", "soon"], 2, "--budget: 'soon' is not a duration"),
+        (["confirm"], 1, "are gone; `gcsearch run --study tiny` trains them again"),
         (["export", "-o", "a.txt"], 1, "'a.txt' is not a .yaml file"),
         (["export", "--trial", "3", "-o", "a.yaml"], 1, "trial 3 is not complete; complete are 0"),
         (["run", "--study", "tiny", "--backbone", "resnet34"], 2, "backbone is 'resnet18' in"),
@@ -175,7 +204,19 @@ def test_command_on_a_study_says_what_is_wrong(call, storage, arguments, code, s
     assert err.startswith("error: ") and says in err
 
 
-@pytest.mark.parametrize("command", ["status", "front", "export", "dashboard"])
+@pytest.mark.parametrize("n_complete", [0, 1])
+def test_nothing_to_confirm_is_one_line(call, tmp_path, tiny_config, n_complete):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    plan = make_plan(tiny_config.plan, Speeds(9, 9, 9, 1, 1), n_val=100, n_test=100)
+    record = StudyRecord(tiny_config.to_dict(), plan.to_dict(), TASK, {"python": "3"})
+    study = SearchStudy.create(open_storage(url), "new", record)
+    for _ in range(n_complete):
+        add_trial(study, SearchSpace("resnet18", SITES, tiny_config.space), 50, 1.0)
+    code, _, err = call("confirm", "--storage", url)
+    assert (code, err.count("\n")) == (1, 1) and "go on with `gcsearch run --study new`" in err
+
+
+@pytest.mark.parametrize("command", ["status", "front", "confirm", "export", "dashboard"])
 def test_reading_makes_no_database(call, tmp_path, command):
     output = ["-o", f"{tmp_path}/best.yaml"] if command == "export" else []
     code, _, err = call(command, *output, "--storage", f"sqlite:///{tmp_path}/none.db")
@@ -270,6 +311,71 @@ def test_front_marks_the_choice(call, storage):
     assert code == 0 and "\x1b" not in out
     assert re.search(r"^ \*.*\+20\.0 \[\+12\.\d, \+27\.\d\].*1\.100 \[1\.090, 1\.110\]", out, re.M)
     assert "-10.0" not in out  # dominated by the baseline
+
+
+def test_front_shows_what_was_confirmed(call, checked_storage):
+    code, out, _ = call("front", "--storage", checked_storage)
+    assert code == 0 and re.search(r"gain, points +confirmed +latency", out)
+    assert re.search(r"^ \*.*\+20\.0 \[.*\+15\.0 \[\+8\.\d, \+2", out, re.M)
+    data = json.loads(call("front", "--storage", checked_storage, "--json")[1])
+    assert data["best"]["trial"] == 2
+    assert [(one["trial"], one["seeds"]) for one in data["confirmed"]] == [(2, 5), (1, 5)]
+    assert data["verdict"] == data["confirmed"][0]["verdict"]
+
+
+def test_status_shows_what_was_confirmed(call, storage, checked_storage):
+    said = "checked  2 architecture(s) on 5 fresh seed(s): 1 better than the backbone"
+    assert said in call("status", "--storage", checked_storage)[1]
+    assert "checked" not in call("status", "--storage", storage)[1]
+    data = json.loads(call("status", "--storage", checked_storage, "--json")[1])
+    assert [one["sure"] for one in data["confirmed"]] == [True, False]
+
+
+def test_confirmation_that_is_done_shows_every_gain_and_its_shrinkage(call, checked_storage):
+    code, out, err = call("confirm", "--storage", checked_storage)
+    assert code == 0, err
+    assert re.search(r"^ \*.* 5 +\+20\.0 +\+15\.0 \[.*\] +\+5\.0 .*1\.125 \[", out, re.M)
+    assert re.search(r"\+30\.0 +\+1\.0 \[-?\+?\d.*\] +\+29\.0", out)
+    assert re.search(r"^verdict  .*: \+15\.0 points \[8\.\d, 2\d\.\d\] for 1\.125x", out, re.M)
+    data = json.loads(call("confirm", "--storage", checked_storage, "--json")[1])
+    assert data["complete"] and [one["retimed"] for one in data["confirmed"]] == [True, True]
+
+
+def test_interrupted_confirmation_says_how_to_go_on(call, checked_storage, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gcsearch.confirm.confirm", interrupt)
+    code, _, err = call("confirm", "--storage", checked_storage, "--seeds", "7", "--trust")
+    command = f"gcsearch confirm --study checked --seeds 7 --storage {checked_storage} --trust"
+    assert (code, err) == (130, f"interrupted; to go on: {command}\n")
+
+
+def test_export_says_that_its_gain_was_confirmed(call, checked_storage, tmp_path):
+    arguments = ["export", "--storage", checked_storage]
+    for name, choice in (("best", []), ("other", ["--trial", "1"])):
+        assert call(*arguments, *choice, "-o", f"{tmp_path}/{name}.yaml")[0] == 0
+    best, other = (
+        yaml.safe_load((tmp_path / f"{name}.yaml").read_text())["provenance"]
+        for name in ("best", "other")
+    )
+    assert best["trial"] == 2 and "was confirmed on 5 fresh seed(s): +15.0" in best["rule"]
+    assert other["rule"].startswith("trial 1 was asked for; its gain was not confirmed on 5")
+
+
+def test_progress_tells_of_each_check():
+    console = Console(file=io.StringIO(), width=200)
+    progress, altered = Progress(console, []), Architecture("resnet18")
+    progress.checks_planned(10, 2, 120.0)
+    progress.check_started(altered, None)
+    progress.retimed(altered, LatencyRatio(1.1, 1.09, 1.11, True, 11.0, 10.0, 40, 1.0))
+    progress.check_failed(altered, 10_001, "training loss became nan")
+    assert console.file.getvalue().splitlines() == [
+        "plan     10 training(s) on fresh seeds and 2 timing(s), about 2 min in all",
+        "check    timing  latency 1.100 [1.090, 1.110]  baseline",
+        "check    seed 10001  failed: training loss became nan  baseline",
+    ]
+    assert "| 1/12 done" in str(progress._status())
 
 
 def test_front_as_json(call, storage):

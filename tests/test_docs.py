@@ -13,7 +13,7 @@ import typer
 
 import gcsearch
 from gcsearch.cli.app import app
-from gcsearch.cli.run_command import parse_duration
+from gcsearch.cli.options import parse_duration
 from gcsearch.config import load_config
 
 ROOT = Path(__file__).parents[1]

@@ -35,6 +35,7 @@ ROOMS = [
     "explain",
     "timing",
     "resume",
+    "confirm",
     "run",
     "cli",
 ]

@@ -92,7 +92,7 @@ def refuse_and_fail(study: SearchStudy, config) -> None:
     study.ask(space)
 
 
-def check(study: SearchStudy, architecture: Architecture, top1: float) -> None:
+def add_checks(study: SearchStudy, architecture: Architecture, top1: float) -> None:
     for seed in (10_000, 10_001):
         study.add_check(evaluation_of(architecture.baseline(), 0.5, 1.0, seed=seed))
         study.add_check(evaluation_of(architecture, top1, 1.0, seed=seed))
@@ -106,13 +106,13 @@ def config(tiny_config):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, config):
-    """A database with one study of eight architectures, one of them checked, two refused."""
+    """A database with one study of eight architectures, one of them confirmed, two refused."""
     url = f"sqlite:///{tmp_path_factory.mktemp('report')}/studies.db"
     study = new_study(url, config)
     fill(study, config, 8)
     refuse_and_fail(study, config)
     best = max((r.evaluation for r in study.rows() if r.evaluation), key=lambda e: e.top1)
-    check(study, best.architecture, 0.58)
+    add_checks(study, best.architecture, 0.58)
     return url, study
 
 
@@ -144,26 +144,26 @@ def test_sections_are_in_order(page):
     assert ids == SECTIONS
 
 
-def test_verdict_is_the_checked_gain(content, page):
+def test_verdict_is_the_confirmed_gain(content, page):
     headline = content.verdict.headline
     assert content.verdict.is_gain and headline.startswith("+8.0 points [")
     assert "on fresh seeds and test pictures" in headline and str(escape(headline)) in page
     assert "One trial could tell gains from" in page
 
 
-def test_verdict_keeps_the_backbone_where_the_check_fails(tmp_path, config):
+def test_verdict_keeps_the_backbone_where_no_gain_is_confirmed(tmp_path, config):
     study = new_study(f"sqlite:///{tmp_path}/s.db", config)
     fill(study, config, 4)
     best = max((r.evaluation for r in study.rows()), key=lambda e: e.top1)
-    check(study, best.architecture, 0.5)
+    add_checks(study, best.architecture, 0.5)
     report = assemble(study)
     assert report.verdict.headline.startswith("Keep your backbone")
     assert not report.verdict.is_gain and not report.drawing.is_chosen
     assert ": not chosen, but the nearest to a gain" in render(report).decode()
 
 
-def test_verdict_calls_an_unchecked_gain_a_guess(large):
-    assert "not checked on fresh seeds" in large.verdict.headline and not large.verdict.is_gain
+def test_verdict_calls_an_unconfirmed_gain_a_guess(large):
+    assert "not confirmed on fresh seeds" in large.verdict.headline and not large.verdict.is_gain
 
 
 def test_points_are_all_complete_trials_and_their_kinds(content):
@@ -172,8 +172,8 @@ def test_points_are_all_complete_trials_and_their_kinds(content):
     assert [p.cost.value for p in content.front.front] == sorted(
         p.cost.value for p in content.front.front
     )
-    checked = [point for point in content.front.points if point.checked]
-    assert len(checked) == 1 and checked[0].checked.value == pytest.approx(0.08)
+    confirmed = [c for point in content.front.points if (c := point.confirmation)]
+    assert len(confirmed) == 1 and confirmed[0].gain.value == pytest.approx(0.08)
 
 
 def test_refused_ones_are_infeasible_where_their_cost_is_known(content, page):
@@ -217,7 +217,7 @@ def test_manifest_repeats_the_study(content, config):
     manifest = content.manifest
     assert load_config(read_yaml(manifest.config)) == config
     assert manifest.facts["Data"]["content_hash"] == "cafe"
-    assert manifest.facts["Seeds and weights"]["check"] == "10000, 10001"
+    assert manifest.facts["Seeds and weights"]["confirmation"] == "10000, 10001"
     assert manifest.facts["Versions and hardware"] == {"python": "3.11"}
 
 

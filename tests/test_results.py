@@ -1,4 +1,4 @@
-"""Front, choice and check, on findings made by hand."""
+"""Front and choice, on findings made by hand."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ import numpy as np
 import pytest
 
 from gcsearch.architecture import Architecture, Insertion
-from gcsearch.config import load_config
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, pack
 from gcsearch.intervals import Interval, smallest_gain
-from gcsearch.plan import TYPICAL_SEED_SD, Speeds, make_plan
+from gcsearch.plan import TYPICAL_SEED_SD
 from gcsearch.results import (
-    CheckedGain,
     Finding,
     candidate_of,
-    checked_gain,
     choose,
     findings,
     front,
     measured_smallest_gain,
-    run_check,
+    near_front,
 )
-from gcsearch.search import Listener
 from gcsearch.study import TrialRow
 
 N_PICTURES = 100
@@ -202,6 +198,19 @@ def test_duplicates_are_no_findings():
     assert numbers(findings(study)) == [0]
 
 
+def test_near_the_front_is_what_reaches_it_by_its_upper_end():
+    near = finding(6, 0.575, 1.20)  # cheaper than 4, and up to 0.585 where 3 has 0.58
+    far = finding(7, 0.565, 1.20)
+    bold = finding(8, 0.55, 1.50, margin=0.06)
+    kept = near_front([*FOUND, near, far, bold])
+    assert {f.number for f in kept} == {0, 1, 3, 4, 6, 8}
+    assert numbers(kept)[0] == 4 and numbers(near_front(FOUND[:1])) == [0]
+
+
+def test_near_the_front_goes_by_the_cost_which_the_study_minimises():
+    assert {f.number for f in near_front(COUNTED)} == {0, 2, 3, 4}
+
+
 def test_candidate_is_the_surest_gain_not_the_largest():
     bold = finding(7, 0.70, 1.1, margin=0.25)
     assert candidate_of([*FOUND, bold]).number == 4
@@ -216,9 +225,9 @@ def test_best_is_the_baseline_when_no_gain_is_beyond_noise():
     assert choose([FOUND[0], finding(1, 0.55, 1.1, margin=0.06)]).is_baseline
 
 
-def test_best_follows_the_check():
-    assert choose(FOUND, checked=checked(0.03, 0.01, 0.05)).number == 4
-    assert choose(FOUND, checked=checked(0.03, -0.01, 0.07)).is_baseline
+def test_best_keeps_the_latency_limit():
+    assert choose(FOUND, limit=1.2).number == 3  # 4 takes up to 1.41
+    assert choose(FOUND, limit=1.001).is_baseline
 
 
 def test_knee_is_farthest_above_the_chord():
@@ -253,71 +262,6 @@ def test_smallest_gain_uses_the_discordance_that_was_seen():
     expected = smallest_gain(N_PICTURES, discordance=0.1, seed_sd=TYPICAL_SEED_SD)
     assert measured_smallest_gain(found) == pytest.approx(expected)
     assert measured_smallest_gain(found[:1]) is None
-
-
-def checked(value: float, low: float, high: float) -> CheckedGain:
-    return CheckedGain(altered(4), Interval(value, low, high), 2, 0.5, 0.5 + value)
-
-
-def test_check_pairs_by_seed():
-    evaluations = [
-        evaluation_of(BASELINE, answers(40), seed=1),
-        evaluation_of(BASELINE, answers(60), seed=2),
-        evaluation_of(altered(1), answers(70), seed=2),
-        evaluation_of(altered(1), answers(50), seed=1),
-        evaluation_of(altered(1), answers(99), seed=3),  # the baseline has no such seed
-        evaluation_of(altered(2), answers(99), seed=1),
-    ]
-    result = checked_gain(evaluations, altered(1))
-    assert (result.seeds, result.gain.value) == (2, pytest.approx(0.1))
-    assert (result.baseline_top1, result.top1) == (pytest.approx(0.5), pytest.approx(0.6))
-
-
-def test_spread_between_seeds_widens_the_checked_interval():
-    def gain(*n_right: int) -> Interval:
-        pairs = [evaluation_of(altered(1), answers(n), seed=s) for s, n in enumerate(n_right)]
-        base = [evaluation_of(BASELINE, answers(50), seed=s) for s in range(len(n_right))]
-        return checked_gain([*pairs, *base], altered(1)).gain
-
-    assert gain(60, 60).half_width < gain(50, 70).half_width
-
-
-def test_what_was_not_checked_has_no_checked_gain():
-    only_base = [evaluation_of(BASELINE, answers(50), seed=1)]
-    assert checked_gain(only_base, altered(1)) is None
-    assert checked_gain(only_base, BASELINE) is None
-    assert checked_gain([], altered(1)) is None
-
-
-def test_verdict_says_keep_your_backbone_when_noise_explains_the_gain():
-    assert "keep your backbone" in checked(0.03, -0.01, 0.07).verdict
-    assert checked(0.03, 0.01, 0.05).verdict.startswith("layer4 gc r1/16 att add: +3.0 points")
-
-
-class FakeEvaluator:
-    """Counts the trainings; its networks are their seeds."""
-
-    def __init__(self) -> None:
-        self.task = SimpleNamespace(test="the test split")
-        self.trained: list[tuple[str, int]] = []
-
-    def evaluate(self, architecture, fidelity, seed, *, split, with_latency):
-        assert split == "the test split" and not with_latency
-        self.trained.append((str(architecture), seed))
-        return evaluation_of(architecture, answers(50), seed=seed), seed
-
-
-def test_check_uses_fresh_seeds_and_goes_on_where_it_stopped():
-    kept = [evaluation_of(BASELINE, answers(50), seed=10_003)]
-    record = SimpleNamespace(config={"search": {"seed": 3}})
-    study = SimpleNamespace(record=record, checks=lambda: list(kept), add_check=kept.append)
-    settings = load_config({"plan": {"trials": 1, "check_seeds": 2}}).plan
-    plan = make_plan(settings, Speeds(9, 9, 9, 1, 1), n_val=9, n_test=9)
-    evaluator = FakeEvaluator()
-    run_check(study, evaluator, plan, altered(1), Listener())
-    name = str(altered(1))
-    assert evaluator.trained == [(name, 10_003), ("baseline", 10_004), (name, 10_004)]
-    assert run_check(study, evaluator, plan, altered(1), Listener()) == {}
 
 
 def test_finding_as_plain_data():

@@ -175,7 +175,7 @@ def test_choice_is_exported_with_its_weights(finished):
 
 @pytest.mark.slow
 def test_choice_follows_the_check(finished):
-    is_sure = finished.result.checked.gain.low > 0
+    is_sure = finished.result.checked.is_sure
     assert finished.result.best.is_baseline is not is_sure
 
 
@@ -308,9 +308,10 @@ class Session:
         self.folder, self.storage = folder, f"sqlite:///{folder}/studies.db"
         (folder / "search.yaml").write_text(yaml.safe_dump(data))
 
-    def start(self, *options: str) -> subprocess.Popen:
-        """Start `gcsearch run` in a group of processes of its own, as a shell does."""
-        arguments = ["run", "--config", "search.yaml", "--study", "s", "--storage", self.storage]
+    def start(self, *options: str, command: str = "run") -> subprocess.Popen:
+        """Start a command in a group of processes of its own, as a shell does."""
+        arguments = [command, "--study", "s", "--storage", self.storage]
+        arguments += ["--config", "search.yaml"] if command == "run" else []
         return subprocess.Popen(
             [Path(sys.executable).with_name("gcsearch"), *arguments, *options],
             cwd=self.folder,
@@ -327,9 +328,13 @@ class Session:
         except GcsearchError:
             return []
 
+    def study(self) -> SearchStudy:
+        """Open the study."""
+        return SearchStudy(open_storage(self.storage, create=False), "s")
+
     def checks(self) -> list[Evaluation]:
-        """Return the evaluations of the final check so far."""
-        return SearchStudy(open_storage(self.storage, create=False), "s").checks()
+        """Return the evaluations that confirm so far."""
+        return self.study().checks()
 
     def wait_for(self, process: subprocess.Popen, done: Callable[[], bool]) -> None:
         """Wait until the database holds what is wanted."""

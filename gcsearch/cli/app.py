@@ -10,6 +10,7 @@ import typer
 
 from gcsearch import __version__
 from gcsearch.cli import (
+    confirm_command,
     dashboard_command,
     explain_command,
     export_command,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "backbones": show_commands.backbones,
     "status": show_commands.status,
     "front": show_commands.front,
+    "confirm": confirm_command.confirm,
     "export": export_command.export,
     "latency": latency_command.latency,
     "report": report_command.report,

@@ -50,8 +50,9 @@ def export(
     pick: Annotated[
         Pick | None,
         typer.Option(
-            help="Rule to choose by, best by default. best: the surest gain; knee: of the front; "
-            "fastest: the cheapest, by the study's objective, that is not worse than the baseline."
+            help="Rule to choose by, best by default. best: the surest gain, a confirmed one if "
+            "there is a confirmation; knee: of the front; fastest: the cheapest, by the study's "
+            "objective, that is not worse than the baseline."
         ),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="A trial's number, instead of a rule.")] = None,
@@ -118,14 +119,16 @@ def _of_study(
 ) -> tuple[Any, Any, Any]:
     """Return a trial's config, what was found of it, and what trains it again."""
     from gcsearch.export.finding import config_of
-    from gcsearch.results import PICKS, choose, summarise
+    from gcsearch.results import choose, rule_of, summarise
     from gcsearch.resume import evaluator_of
 
     opened = open_study(storage, name)
     summary = summarise(opened, storage)
-    wanted = pick or Pick.best
-    finding = choose(summary.findings, wanted, trial=trial, checked=summary.checked)
-    rule = PICKS[wanted] if trial is None else f"trial {trial} was asked for"
+    wanted, confirmed = pick or Pick.best, summary.confirmed
+    finding = choose(
+        summary.findings, wanted, trial=trial, confirmed=confirmed, limit=summary.limit
+    )
+    rule = rule_of(finding, wanted, trial=trial, confirmed=confirmed)
 
     def train() -> Any:
         evaluator = evaluator_of(opened, storage, trust=trust)
@@ -135,7 +138,7 @@ def _of_study(
             found.architecture, opened.plan.trial, found.seed, with_latency=False
         )[1]
 
-    return config_of(opened, finding, rule=rule), finding, train
+    return config_of(opened, finding, rule=rule, confirmed=confirmed), finding, train
 
 
 def _of_file(source: Path, trust: bool) -> tuple[Any, Any, bool]:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
 
 __all__ = [
     "DEFAULT_STORAGE",
+    "INTERRUPTED",
     "JsonOption",
+    "RayOption",
     "StorageOption",
     "StudyOption",
+    "TrustOption",
     "open_study",
+    "parse_duration",
     "print_json",
     "storage_words",
 ]
 
 DEFAULT_STORAGE = "sqlite:///storage/gcsearch.db"
+INTERRUPTED = 130
+"""Exit code of what was stopped by Ctrl-C."""
+UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="ADDRESS", help="A running Ray cluster's."),
+]
 StorageOption = Annotated[
     str, typer.Option("--storage", metavar="URL", help="SQLAlchemy URL of the study database.")
 ]
@@ -51,6 +63,25 @@ def open_study(storage: str, name: str | None) -> Any:
 def storage_words(storage: str) -> list[str]:
     """Return what a printed command needs to find the same database."""
     return [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds for ``90``, ``90s``, ``15m``, ``1.5h`` or ``1d``.
+
+    Raises:
+        ConfigError: The text is no positive duration.
+
+    Example:
+        >>> parse_duration("1.5h")
+        5400.0
+    """
+    from gcsearch.errors import ConfigError
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
+    if not seconds > 0:
+        raise ConfigError([f"{text!r} is not a duration; write 90s, 15m, 2h or 1d"], "--budget")
+    return seconds
 
 
 def print_json(data: Any) -> None:

@@ -16,7 +16,7 @@ from gcsearch.search.events import Listener
 
 if TYPE_CHECKING:
     from gcsearch.architecture import Architecture
-    from gcsearch.cost import Cost
+    from gcsearch.cost import Cost, LatencyRatio
     from gcsearch.evaluation import Evaluation
     from gcsearch.plan import Plan
     from gcsearch.study import TrialRow
@@ -41,7 +41,9 @@ class Progress(Listener):
         self._plan: Plan | None = None
         self._began = self._since = time.monotonic()
         self._n_done = 0
-        self._under_way: dict[int, str] = {}
+        self._under_way: dict[object, str] = {}
+        self._checks: tuple[int, float] | None = None
+        self._n_checked = 0
         self._stage = "preparing data and backbone, measuring this machine's speed"
         self._baseline_top1: float | None = None
         self._best: tuple[float, str] | None = None
@@ -116,13 +118,41 @@ class Progress(Listener):
         text = self._under_way.pop(number, "").partition(": ")[2]
         self._print(f"trial {number:<3} refused: {reason}  {text}")
 
+    def checks_planned(self, n_trainings: int, n_timings: int, seconds: float) -> None:
+        """Print what a confirmation will do."""
+        self._checks = n_trainings + n_timings, seconds
+        self._stage = "loading data and baseline, starting workers"
+        self._print(
+            f"plan     {n_trainings} training(s) on fresh seeds and {n_timings} timing(s), "
+            f"about {seconds / 60:.0f} min in all"
+        )
+
+    def check_started(self, architecture: Architecture, seed: int | None) -> None:
+        """Remember what is under way."""
+        self._under_way[architecture, seed] = f"check {_task(seed)}: {architecture}"
+
     def check_finished(self, evaluation: Evaluation) -> None:
-        """Print one training of the final check."""
-        self._stage = "checking the choice on fresh seeds"
+        """Print one training of a confirmation."""
+        self._end_check(evaluation.architecture, evaluation.seed)
         self._print(
             f"check    seed {evaluation.seed}  test top1 {evaluation.top1:.3f}  "
             f"{evaluation.architecture}"
         )
+
+    def check_failed(self, architecture: Architecture, seed: int | None, reason: str) -> None:
+        """Print why a check came to nothing."""
+        self._under_way.pop((architecture, seed), None)
+        self._print(f"check    {_task(seed)}  failed: {reason}  {architecture}")
+
+    def retimed(self, architecture: Architecture, latency: LatencyRatio) -> None:
+        """Print a latency that was measured anew."""
+        self._end_check(architecture, None)
+        self._print(f"check    timing  latency {latency}  {architecture}")
+
+    def _end_check(self, architecture: Architecture, seed: int | None) -> None:
+        self._stage = "checking on fresh seeds"
+        self._under_way.pop((architecture, seed), None)
+        self._n_checked += 1
 
     def _remember(self, evaluation: Evaluation) -> None:
         if evaluation.architecture.is_baseline:
@@ -152,6 +182,10 @@ class Progress(Listener):
         if self._plan is not None:
             parts.append(f"about {self._left_s(self._plan) / 60:.1f} left")
             parts.append(f"{self._n_done}/{self._plan.n_trials} done")
+        if self._checks is not None:
+            n, seconds = self._checks
+            parts.append(f"about {seconds * (1 - self._n_checked / n) / 60:.1f} left")
+            parts.append(f"{self._n_checked}/{n} done")
         if self._best is not None:
             parts.append(f"best top1 {self._best[0]:.3f} {self._best[1]}")
         lines = [" | ".join(parts), *(list(self._under_way.values()) or [self._stage])]
@@ -159,3 +193,7 @@ class Progress(Listener):
 
     def _print(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
+
+
+def _task(seed: int | None) -> str:
+    return "timing" if seed is None else f"seed {seed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 from pathlib import Path
@@ -12,16 +11,16 @@ import typer
 
 from gcsearch.cli.options import (
     DEFAULT_STORAGE,
+    INTERRUPTED,
     JsonOption,
+    RayOption,
     StorageOption,
     TrustOption,
+    parse_duration,
     storage_words,
 )
 
 __all__ = ["run"]
-
-UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-INTERRUPTED = 130
 
 
 def run(
@@ -52,9 +51,7 @@ def run(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="For the whole run: 90s, 15m, 2h. [15m]")
     ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster's.")
-    ] = None,
+    ray_address: RayOption = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn. [0]")] = None,
     settings: Annotated[
         list[str] | None,
@@ -128,32 +125,12 @@ def _search(
         print_json(result_to_dict(result))
     elif result.findings:
         opened = open_study(storage, name)
-        best = result.best.number if result.best else None
-        console.print(front_table(result.front, best))
+        console.print(front_table(result))
         for line in result_lines(result, opened):
             console.print(line, soft_wrap=True, markup=False)
     if not result.is_complete:
         typer.echo(f"interrupted; to go on: {resume}", err=True)
         raise typer.Exit(INTERRUPTED)
-
-
-def parse_duration(text: str) -> float:
-    """Return seconds for ``90``, ``90s``, ``15m``, ``1.5h`` or ``1d``.
-
-    Raises:
-        ConfigError: The text is no positive duration.
-
-    Example:
-        >>> parse_duration("1.5h")
-        5400.0
-    """
-    from gcsearch.errors import ConfigError
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    seconds = float(match[1]) * UNITS_S[match[2]] if match else 0.0
-    if not seconds > 0:
-        raise ConfigError([f"{text!r} is not a duration; write 90s, 15m, 2h or 1d"], "--budget")
-    return seconds
 
 
 def _quoted(text: str | None) -> str | None:

@@ -102,12 +102,14 @@ def status(
 
     Example: gcsearch status
     """
-    from gcsearch.cli.tables import plain_table, residual_line, stdout
+    from gcsearch.cli.tables import confirmed_line, plain_table, residual_line, stdout
     from gcsearch.cost.table import describe_residuals
+    from gcsearch.results import summarise
     from gcsearch.study import list_studies, measurements_of
 
     opened = open_study(storage, study)
     rows, plan = opened.rows(), opened.plan
+    confirmed = summarise(opened, storage).confirmed if opened.baseline() else []
     measurements = measurements_of(opened.storage, opened.name)
     residuals = describe_residuals([measurement.residual for measurement in measurements])
     if as_json:
@@ -119,6 +121,7 @@ def status(
                 "planned": plan.n_trials,
                 "objectives": [*opened.record.objectives],
                 "residuals": asdict(residuals) if residuals else None,
+                "confirmed": [confirmation.to_dict() for confirmation in confirmed],
                 "trials": [_row_to_dict(row) for row in rows],
             }
         )
@@ -132,6 +135,8 @@ def status(
         markup=False,
     )
     objective = opened.record.objective
+    if confirmed:
+        console.print(confirmed_line(confirmed), soft_wrap=True, markup=False)
     if residuals:
         console.print(f"table    {residual_line(residuals)}", soft_wrap=True, markup=False)
     table = [
@@ -150,7 +155,7 @@ def front(
 
     Example: gcsearch front --json
     """
-    from gcsearch.cli.tables import front_table, stdout
+    from gcsearch.cli.tables import confirmed_lines, front_table, stdout
     from gcsearch.results import summarise
 
     opened = open_study(storage, study)
@@ -159,9 +164,9 @@ def front(
         print_json(result_to_dict(result))
         return
     console = stdout()
-    console.print(front_table(result.front, result.best.number if result.best else None))
-    if result.checked:
-        console.print(f"checked  {result.checked.verdict}", soft_wrap=True, markup=False)
+    console.print(front_table(result))
+    for line in confirmed_lines(result):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def result_to_dict(result: SearchResult) -> dict[str, Any]:
@@ -172,6 +177,8 @@ def result_to_dict(result: SearchResult) -> dict[str, Any]:
         "complete": result.is_complete,
         "objectives": ["top1", f"{result.objective}_ratio"],
         "best": result.best.to_dict() if result.best else None,
+        "verdict": result.verdict,
+        "confirmed": [confirmation.to_dict() for confirmation in result.confirmed],
         "checked": result.checked.to_dict() if result.checked else None,
         "config": str(result.config_path) if result.config_path else None,
         "front": [finding.to_dict() for finding in result.front],

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from gcsearch.cost import Cost
     from gcsearch.cost.table import Residuals
     from gcsearch.evaluation import Evaluation
+    from gcsearch.intervals import Interval
     from gcsearch.plan import Plan
-    from gcsearch.results import Finding, SearchResult
+    from gcsearch.results import Confirmation, Finding, SearchResult
     from gcsearch.study import SearchStudy
 
 __all__ = [
+    "confirmed_line",
+    "confirmed_lines",
+    "confirmed_table",
     "costs_line",
     "front_table",
     "plain_table",
@@ -61,12 +65,66 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}"
 
 
-def front_table(kept: Sequence[Finding], best: int | None = None) -> Table:
+def front_table(result: SearchResult) -> Table:
     """Return the front against the baseline; the recommended trial is marked."""
-    rows = [_finding_row(finding, best) for finding in kept]
+    kept, confirmed = result.front, {c.finding.number: c for c in result.confirmed}
+    rows = [_finding_row(finding, finding == result.best) for finding in kept]
     costs = dict.fromkeys([*(f"{f.objective} ratio" for f in kept), "latency ratio", "params"])
     columns = ["", "architecture", "trial", "top1", "gain, points", *costs]
+    if confirmed:
+        columns.insert(5, "confirmed")
+        for row, finding in zip(rows, kept, strict=True):
+            own = confirmed.get(finding.number)
+            row.insert(5, interval_points(own.gain) if own else "")
     return plain_table(columns, rows, right=2)
+
+
+def confirmed_table(result: SearchResult) -> Table:
+    """Return what fresh seeds say of each gain; the recommended trial is marked."""
+    rows = [
+        [
+            "*" if confirmation.finding == result.best else "",
+            str(confirmation.architecture).replace("; ", "\n"),
+            str(confirmation.finding.number),
+            str(confirmation.seeds),
+            points(confirmation.finding.gain.value),
+            interval_points(confirmation.gain),
+            points(confirmation.shrinkage),
+            f"{confirmation.p_corrected:.2g}",
+            _ratio(confirmation.latency),
+        ]
+        for confirmation in result.confirmed
+    ]
+    columns = ["", "architecture", "trial", "seeds", "searched", "confirmed", "shrinkage"]
+    return plain_table([*columns, "Holm p", "latency ratio"], rows, right=2)
+
+
+def confirmed_line(confirmed: Sequence[Confirmation]) -> str:
+    """Return how many gains were confirmed on how many seeds, and held."""
+    seeds = sorted({confirmation.seeds for confirmation in confirmed})
+    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    n_sure = sum(confirmation.is_sure for confirmation in confirmed)
+    return (
+        f"checked  {len(confirmed)} architecture(s) on {span} fresh seed(s): "
+        f"{n_sure} better than the backbone beyond noise"
+    )
+
+
+def confirmed_lines(result: SearchResult) -> list[str]:
+    """Return the verdict on each gain that was tried on fresh seeds, and on the whole."""
+    lines = [f"checked  {confirmation.verdict}" for confirmation in result.confirmed]
+    if result.verdict is not None:
+        lines.append(f"verdict  {result.verdict}")
+    return lines
+
+
+def interval_points(gain: Interval) -> str:
+    """Return a gain as percentage points with its interval."""
+    return f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
+
+
+def _ratio(ratio: Interval) -> str:
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 def costs_line(evaluation: Evaluation, objective: Cost) -> str:
@@ -78,18 +136,17 @@ def costs_line(evaluation: Evaluation, objective: Cost) -> str:
     return latency if ratio is None else f"{objective} {show_counted(ratio)}  {latency}"
 
 
-def _finding_row(finding: Finding, best: int | None) -> list[str]:
+def _finding_row(finding: Finding, is_best: bool) -> list[str]:
     from gcsearch.cost import show_counted
 
     gain, latency, evaluation = finding.gain, finding.latency, finding.evaluation
     if finding.is_baseline:
         gain_text, latency_text, counted_text = "0", "1", "1"
     else:
-        gain_text = f"{points(gain.value)} [{points(gain.low)}, {points(gain.high)}]"
-        latency_text = f"{latency.value:.3f} [{latency.low:.3f}, {latency.high:.3f}]"
+        gain_text, latency_text = interval_points(gain), _ratio(latency)
         counted_text = show_counted(finding.cost.value)
     return [
-        "*" if finding.number == best else "",
+        "*" if is_best else "",
         str(evaluation.architecture).replace("; ", "\n"),
         str(finding.number),
         f"{evaluation.top1:.3f}",
@@ -153,11 +210,7 @@ def result_lines(result: SearchResult, study: SearchStudy) -> list[str]:
     """Return the verdict, what could be told from noise, and what to do next."""
     from gcsearch.results import measured_smallest_gain
 
-    lines = []
-    if result.checked is not None:
-        lines.append(f"checked  {result.checked.verdict}")
-    elif result.best is not None and result.best.is_baseline and result.is_complete:
-        lines.append("verdict  no insertion beats your backbone beyond noise: keep it")
+    lines = confirmed_lines(result) if result.confirmed or result.is_complete else []
     smallest = measured_smallest_gain(result.findings)
     if smallest is not None:
         lines.append(
@@ -170,6 +223,7 @@ def result_lines(result: SearchResult, study: SearchStudy) -> list[str]:
     more = ["--trials", str(study.plan.n_trials + 10)]
     lines += [
         f"next     {shlex.join(['gcsearch', 'front', *here])}",
+        f"         {shlex.join(['gcsearch', 'confirm', *here])}",
         f"         {shlex.join(['gcsearch', 'run', *here, *more])}",
         f"         {shlex.join(['gcsearch', 'dashboard', *where])}",
     ]

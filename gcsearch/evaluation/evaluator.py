@@ -167,6 +167,20 @@ class Evaluator:
             self._time = self.latency_probe(self.config.latency)
         return self._time(architecture)
 
+    def conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
+        """Time an architecture; a latency that is no number is an error.
+
+        Raises:
+            LatencyError: It is inconclusive, or cannot be measured at all.
+        """
+        latency = self.measure_latency(architecture)
+        if not latency.conclusive:
+            raise LatencyError(
+                f"latency is {latency} after {latency.pairs} pairs, so it makes no number; "
+                "quiet the machine, or raise latency.time_limit_s or latency.precision"
+            )
+        return latency
+
     def latency_probe(self, settings: LatencySettings) -> Callable[[Architecture], LatencyRatio]:
         """Return what times architectures, with the backbone made ready once.
 
@@ -245,7 +259,7 @@ class Evaluator:
         limits = self.config.cost_limits if with_latency and not architecture.is_baseline else {}
         hold_to_limits(limits, ratios)
         counted = time.perf_counter()
-        latency = self._conclusive_latency(architecture) if with_latency else None
+        latency = self.conclusive_latency(architecture) if with_latency else None
         hold_to_limits(limits, ratios, latency)
         seconds = {"counting": counted - begin, "latency": time.perf_counter() - counted}
         model = self.build(architecture, seed)
@@ -317,15 +331,6 @@ class Evaluator:
         torch.set_num_threads(self._threads)
         with together():
             return count_costs(model, self._latency_size, self.config.latency.batch_size)
-
-    def _conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
-        latency = self.measure_latency(architecture)
-        if not latency.conclusive:
-            raise LatencyError(
-                f"latency is {latency} after {latency.pairs} pairs, so it makes no number; "
-                "quiet the machine, or raise latency.time_limit_s or latency.precision"
-            )
-        return latency
 
     def _training_speed(
         self, architecture: Architecture, *, is_baseline: bool

@@ -104,10 +104,11 @@ def _header(config: ExportedConfig) -> dict[str, Any]:
 def _metric_rows(said: Mapping[str, Any]) -> list[str]:
     rows = [("top1", said.get("top1"), said.get("top1_interval"))]
     rows += [(key, *_parted(said.get(key))) for key in ("gain", "latency_ratio")]
-    check = said.get("check")
-    if isinstance(check, Mapping):
-        name = f"gain on the test split, {_word(check.get('seeds'))} fresh seeds"
-        rows.append((name, *_parted(check.get("gain"))))
+    # Exports of old call it a check.
+    fresh = said.get("confirmation") or said.get("check")
+    if isinstance(fresh, Mapping):
+        name = f"gain on the test split, {_word(fresh.get('seeds'))} fresh seeds"
+        rows.append((name, *_parted(fresh.get("gain"))))
     counted = ("macs_ratio", "params_ratio", "memory_ratio", "params", "macs")
     rows += [(key, said.get(key), None) for key in counted]
     return [f"| {k} | {_word(v)} | {_span(ends)} |" for k, v, ends in rows if v is not None]

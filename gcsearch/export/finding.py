@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gcsearch.export.exported_config import ExportedConfig
 from gcsearch.export.files import write_files
 from gcsearch.export.formats import FORMATS
 from gcsearch.export.reading import read_config
-from gcsearch.results import Finding, checked_gain
+from gcsearch.results import Confirmation, Finding
 from gcsearch.study import SearchStudy
 
 __all__ = ["config_of", "export_finding", "holds"]
@@ -35,7 +36,9 @@ MEASURED = (
 """What an export says of its trial, besides where it comes from."""
 
 
-def config_of(study: SearchStudy, finding: Finding, *, rule: str) -> ExportedConfig:
+def config_of(
+    study: SearchStudy, finding: Finding, *, rule: str, confirmed: Sequence[Confirmation] = ()
+) -> ExportedConfig:
     """Describe a finding completely: how to build it, and where it comes from."""
     task, architecture = study.record.task, finding.evaluation.architecture
     return ExportedConfig(
@@ -43,7 +46,7 @@ def config_of(study: SearchStudy, finding: Finding, *, rule: str) -> ExportedCon
         n_classes=task["n_classes"],
         image_size=task["image_size"],
         normalisation={"mean": task["mean"], "std": task["std"]},
-        provenance=_provenance(study, finding, rule),
+        provenance=_provenance(study, finding, rule, confirmed),
     )
 
 
@@ -53,6 +56,7 @@ def export_finding(
     path: Path,
     *,
     rule: str,
+    confirmed: Sequence[Confirmation] = (),
     model: nn.Module | None = None,
 ) -> list[Path]:
     """Write a finding's config; with ``model`` its weights and a model card beside it.
@@ -65,7 +69,7 @@ def export_finding(
     Raises:
         ExportError: The place cannot be written.
     """
-    config = config_of(study, finding, rule=rule)
+    config = config_of(study, finding, rule=rule, confirmed=confirmed)
     name = "config" if model is None else "weights"
     return write_files(FORMATS[name]().render(config, model, path), force=True)
 
@@ -80,7 +84,9 @@ def holds(path: Path, architecture: Architecture) -> bool:
     return config.architecture == architecture and has_weights
 
 
-def _provenance(study: SearchStudy, finding: Finding, rule: str) -> dict[str, Any]:
+def _provenance(
+    study: SearchStudy, finding: Finding, rule: str, confirmed: Sequence[Confirmation]
+) -> dict[str, Any]:
     record, found, evaluation = study.record, finding.to_dict(), finding.evaluation
     return {
         "study": study.name,
@@ -89,7 +95,7 @@ def _provenance(study: SearchStudy, finding: Finding, rule: str) -> dict[str, An
         "architecture_id": evaluation.architecture.id,
         **{key: found[key] for key in MEASURED},
         "top1_interval": _top1_interval(evaluation),
-        "check": _checked(study, evaluation.architecture),
+        "confirmation": next((_told(c) for c in confirmed if c.finding == finding), None),
         "seed": evaluation.seed,
         "start_weights": record.config.get("weights"),
         "proxy_task": record.task["name"],
@@ -105,15 +111,7 @@ def _top1_interval(evaluation: Evaluation) -> list[float]:
     return [float(end) for end in test.proportion_ci(method="wilson")]
 
 
-def _checked(study: SearchStudy, architecture: Architecture) -> dict[str, Any] | None:
-    """Return the gain on fresh seeds and the test split, if that was checked."""
-    checked = checked_gain(study.checks(), architecture)
-    if checked is None:
-        return None
-    gain = checked.gain
-    return {
-        "gain": [gain.value, gain.low, gain.high],
-        "top1": checked.top1,
-        "baseline_top1": checked.baseline_top1,
-        "seeds": checked.seeds,
-    }
+def _told(confirmation: Confirmation) -> dict[str, Any]:
+    """Return what fresh seeds say of a gain; the trial and architecture are told already."""
+    told = confirmation.to_dict()
+    return {key: told[key] for key in told if key not in ("trial", "architecture", "id")}

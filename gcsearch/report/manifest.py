@@ -60,7 +60,7 @@ def manifest_of(study: SearchStudy) -> Manifest:
     checks = sorted({evaluation.seed for evaluation in study.checks()})
     seeds = {
         "search, data and trials": str(record.config["search"]["seed"]),
-        "check": ", ".join(map(str, checks)) or "none yet",
+        "confirmation": ", ".join(map(str, checks)) or "none yet",
     }
     if weights := baseline_hash(study):
         seeds["baseline's weights, SHA-256"] = weights

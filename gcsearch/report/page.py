@@ -86,6 +86,7 @@ def _axes(report: Report) -> _Axes:
 def _costs_shown(view: FrontView) -> list[float]:
     """Return what the axis of the front must hold: intervals where they are drawn to be read."""
     kept = [p.cost for p in view.points if p.kind != "dominated"]
+    kept += [p.confirmed_cost for p in view.points if p.confirmation]
     costs = [v for cost in kept for v in (cost.low, cost.high)]
     costs += [p.cost.value for p in view.points] + [p.cost.value for p in view.refused]
     return [1.0, *costs]
@@ -93,7 +94,7 @@ def _costs_shown(view: FrontView) -> list[float]:
 
 def _gains_shown(view: FrontView) -> list[float]:
     kept = [p.gain for p in view.points if p.kind != "dominated"]
-    kept += [p.checked for p in view.points if p.checked]
+    kept += [c.gain for p in view.points if (c := p.confirmation)]
     gains = [v for gain in kept for v in (gain.low, gain.high)]
     gains += [p.gain.value for p in view.points]
     return [100 * gain for gain in [0.0, view.smallest_gain or 0.0, *gains]]

@@ -50,7 +50,7 @@ def draw_front(report: Report) -> Figure:
     for kind, style in MARKS.items():
         points = [point for point in view.points if point.kind == kind]
         _draw_points(axes, points, style, LABELS[kind])
-    _draw_checks(axes, view)
+    _draw_confirmed(axes, view)
     _draw_refused(axes, view)
     axes.set_xlabel(f"{report.objective} ratio to the backbone")
     axes.set_ylabel("gain in top1 over the baseline, points")
@@ -82,18 +82,18 @@ def _draw_points(axes: Axes, points: list[Point], style: dict[str, Any], label: 
         )
 
 
-def _draw_checks(axes: Axes, view: FrontView) -> None:
-    checked = [(p.cost.value, p.checked) for p in view.points if p.checked]
-    if checked:
-        gains = [_as_points(gain) for _, gain in checked]
+def _draw_confirmed(axes: Axes, view: FrontView) -> None:
+    confirmed = [(p.confirmed_cost, c.gain) for p in view.points if (c := p.confirmation)]
+    if confirmed:
+        gains = [_as_points(gain) for _, gain in confirmed]
         axes.errorbar(
-            [cost for cost, _ in checked],
+            [cost.value for cost, _ in confirmed],
             [gain[0] for gain in gains],
             yerr=_reach(gains),
             linestyle="none",
             marker="D",
             color=GREEN,
-            label="checked on fresh seeds",
+            label="confirmed on fresh seeds",
             zorder=3,
         )
 

@@ -1,14 +1,14 @@
-"""What the plot of the front shows: every complete trial, what was checked, what was refused."""
+"""What the plot of the front shows: every complete trial, what was confirmed, what was refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from gcsearch.cost import Cost, excesses
 from gcsearch.intervals import Interval
-from gcsearch.results import Finding, SearchResult, checked_gain, measured_smallest_gain
+from gcsearch.results import Confirmation, Finding, SearchResult, measured_smallest_gain
 from gcsearch.study import Attempt, SearchStudy
 
 __all__ = ["FrontView", "Kind", "Point", "RefusedPoint", "front_view", "subject_of"]
@@ -28,8 +28,7 @@ class Point:
         top1: On the validation split.
         gain: Over the baseline on the same pictures.
         cost: The ratio that the study minimises.
-        checked: The gain on fresh seeds and the test split, if it was checked.
-        checked_seeds: How many of them.
+        confirmation: What fresh seeds and the test split say of it, if they were asked.
         is_over: Whether it is over a limit.
     """
 
@@ -40,9 +39,15 @@ class Point:
     top1: float
     gain: Interval
     cost: Interval
-    checked: Interval | None = None
-    checked_seeds: int = 0
+    confirmation: Confirmation | None = None
     is_over: bool = False
+
+    @property
+    def confirmed_cost(self) -> Interval:
+        """Where its confirmed gain belongs: a latency may have been measured anew."""
+        if self.confirmation is None or self.confirmation.finding.objective != "latency":
+            return self.cost
+        return self.confirmation.latency
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def front_view(study: SearchStudy, result: SearchResult, attempts: Sequence[Atte
     refused = [attempt for attempt in attempts if attempt.is_refused]
     placed = [attempt for attempt in refused if objective in attempt.costs]
     return FrontView(
-        points=tuple(_with_check(study, result, points)),
+        points=tuple(points),
         refused=tuple(
             RefusedPoint(
                 a.row.number, str(a.row.architecture), a.costs[objective], a.row.reason or ""
@@ -141,18 +146,6 @@ def _point(
         top1=finding.evaluation.top1,
         gain=finding.gain,
         cost=finding.cost,
+        confirmation=next((c for c in result.confirmed if c.finding == finding), None),
         is_over=any(excess > 0 for excess in excesses(limits, uppers).values()),
     )
-
-
-def _with_check(study: SearchStudy, result: SearchResult, points: Sequence[Point]) -> list[Point]:
-    """Add to each point what fresh seeds and the test split say of it."""
-    checks = study.checks()
-    by_number = {f.number: f.evaluation.architecture for f in result.findings}
-    done = []
-    for point in points:
-        checked = checked_gain(checks, by_number[point.number])
-        if checked:
-            point = replace(point, checked=checked.gain, checked_seeds=checked.seeds)
-        done.append(point)
-    return done

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gcsearch.cost import show_counted
 from gcsearch.intervals import Interval
 from gcsearch.report.points import FrontView, Point
-from gcsearch.results import SearchResult
+from gcsearch.results import Confirmation, SearchResult
 from gcsearch.study import SearchStudy
 
 __all__ = ["Verdict", "show_cost", "show_points", "verdict_of"]
@@ -57,7 +57,7 @@ def verdict_of(study: SearchStudy, result: SearchResult, view: FrontView) -> Ver
     """Say what a study came to."""
     chosen = next((point for point in view.points if point.kind == "chosen"), None)
     headline, is_gain = _headline(result, chosen)
-    sentences = [*_about_choice(study, chosen), *_about_checks(view, chosen)]
+    sentences = [*_about_choice(study, chosen), *_about_confirmed(view, chosen)]
     return Verdict(headline, is_gain, (*sentences, *_about_power(study, view), _progress(study)))
 
 
@@ -66,16 +66,17 @@ def _headline(result: SearchResult, chosen: Point | None) -> tuple[str, bool]:
         return "Nothing has been compared with your backbone yet.", False
     if chosen is None:
         return "Keep your backbone: no insertion beats it beyond noise.", False
-    if result.checked is None or chosen.checked is None:
+    confirmation = chosen.confirmation
+    if confirmation is None:
         return (
-            f"{show_points(chosen.gain)} in the search, not checked on fresh seeds: "
+            f"{show_points(chosen.gain)} in the search, not confirmed on fresh seeds: "
             "take it for a guess.",
             False,
         )
     return (
-        f"{show_points(chosen.checked)} on fresh seeds and test pictures, "
-        f"for {show_cost(chosen.cost)} of the backbone's {result.objective}.",
-        True,
+        f"{show_points(confirmation.gain)} on fresh seeds and test pictures, "
+        f"for {show_cost(chosen.confirmed_cost)} of the backbone's {result.objective}.",
+        confirmation.is_sure,
     )
 
 
@@ -87,17 +88,24 @@ def _about_choice(study: SearchStudy, chosen: Point | None) -> list[str]:
     ]
 
 
-def _about_checks(view: FrontView, chosen: Point | None) -> list[str]:
+def _about_confirmed(view: FrontView, chosen: Point | None) -> list[str]:
     """Tell how far gains shrank, the choice's first."""
-    checked = [point for point in view.points if point.checked]
-    checked.sort(key=lambda point: point is not chosen)
+    confirmed = [(point, c) for point in view.points if (c := point.confirmation)]
+    confirmed.sort(key=lambda pair: (pair[0] is not chosen, -pair[1].gain.low))
     return [
         f"Trial {point.number} gained {show_points(point.gain)} in the search and "
-        f"{show_points(point.checked)} in the check on {point.checked_seeds} fresh seed(s): a "
-        "search picks the luckiest of many, so the check is what to believe."
-        for point in checked
-        if point.checked
-    ]
+        f"{show_points(c.gain)} on {c.seeds} fresh seed(s){_beside_others(c)}."
+        for point, c in confirmed
+    ] + ["A search picks the luckiest of many, so fresh seeds are what to believe."] * bool(
+        confirmed
+    )
+
+
+def _beside_others(confirmation: Confirmation) -> str:
+    """Tell how sure the gain is when all that were compared are counted."""
+    if confirmation.compared == 1:
+        return ""
+    return f" (p {confirmation.p_corrected:.2g} for {confirmation.compared} compared, by Holm)"
 
 
 def _about_power(study: SearchStudy, view: FrontView) -> list[str]:
@@ -106,7 +114,7 @@ def _about_power(study: SearchStudy, view: FrontView) -> list[str]:
     basis = "as often as answers differed here" if view.smallest_gain else "by the plan"
     told = f"One trial could tell gains from {100 * smallest:+.1f} points on from noise ({basis})"
     if plan.smallest_checked_gain:
-        told += f"; the check was planned to tell {100 * plan.smallest_checked_gain:+.1f}"
+        told += f"; the run's own confirmation: {100 * plan.smallest_checked_gain:+.1f}"
     return [told + ". What is smaller may be there and was not seen."]
 
 

@@ -1,28 +1,28 @@
-"""What a study found: its front against the baseline, the choice, the check on fresh seeds."""
+"""What a study found: its front against the baseline, the choice, the gains on fresh seeds."""
 
-from gcsearch.results.check import CheckedGain, checked_gain, run_check
+from gcsearch.results.choice import PICKS, candidate_of, choose, rule_of
+from gcsearch.results.confirmation import Confirmation, confirmations
 from gcsearch.results.front import (
-    PICKS,
     Finding,
-    candidate_of,
-    choose,
     findings,
     front,
     measured_smallest_gain,
+    near_front,
 )
 from gcsearch.results.summary import SearchResult, summarise
 
 __all__ = [
     "PICKS",
-    "CheckedGain",
+    "Confirmation",
     "Finding",
     "SearchResult",
     "candidate_of",
-    "checked_gain",
     "choose",
+    "confirmations",
     "findings",
     "front",
     "measured_smallest_gain",
-    "run_check",
+    "near_front",
+    "rule_of",
     "summarise",
 ]

@@ -1,4 +1,4 @@
-"""The Pareto front against the baseline, and the choice of one architecture; trains nothing."""
+"""The Pareto front against the baseline, and what is not told from it by noise; trains nothing."""
 
 from __future__ import annotations
 
@@ -9,29 +9,13 @@ from typing import Any
 import numpy as np
 
 from gcsearch.cost import COUNTED, Cost
-from gcsearch.errors import StudyError, UnknownNameError
+from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluation, unpack
 from gcsearch.intervals import Interval, paired_gain, smallest_gain
 from gcsearch.plan import TYPICAL_SEED_SD
-from gcsearch.results.check import CheckedGain
 from gcsearch.study import SearchStudy, TrialRow
 
-__all__ = [
-    "PICKS",
-    "Finding",
-    "candidate_of",
-    "choose",
-    "findings",
-    "front",
-    "measured_smallest_gain",
-]
-
-PICKS = {
-    "best": "highest lower end of the gain's interval, if the check on fresh seeds (or, without "
-    "one, that interval itself) lies above 0; else the baseline",
-    "knee": "farthest above the line between the ends of the front",
-    "fastest": "lowest cost, by the study's objective, among those not worse than the baseline",
-}
+__all__ = ["Finding", "findings", "front", "measured_smallest_gain", "near_front"]
 
 
 @dataclass(frozen=True)
@@ -112,47 +96,19 @@ def front(found: Sequence[Finding]) -> list[Finding]:
     return sorted(kept, key=lambda f: (f.cost.value, -f.evaluation.top1))
 
 
-def candidate_of(found: Sequence[Finding]) -> Finding:
-    """Return the altered network with the highest lower end of its gain, or the baseline alone."""
-    altered = [f for f in found if not f.is_baseline]
-    return max(altered, key=lambda f: (f.gain.low, -f.number)) if altered else found[0]
+def near_front(found: Sequence[Finding]) -> list[Finding]:
+    """Return the front and what is not beaten by more than noise, the surest gain first.
 
-
-def choose(
-    found: Sequence[Finding],
-    pick: str = "best",
-    *,
-    trial: int | None = None,
-    checked: CheckedGain | None = None,
-) -> Finding:
-    """Choose one architecture.
-
-    Args:
-        found: All complete trials, the baseline among them.
-        pick: One of :data:`PICKS`.
-        trial: A trial's number instead of a rule.
-        checked: What the final check says of :func:`candidate_of`, for ``"best"``.
-
-    Raises:
-        UnknownNameError: No such rule.
-        StudyError: No such trial, or it is not complete.
+    That is every trial the upper end of whose gain reaches the highest gain on the front at its
+    cost or below.
     """
-    if trial is not None:
-        by_number = {f.number: f for f in found}
-        if trial not in by_number:
-            complete = ", ".join(map(str, sorted(by_number)))
-            raise StudyError(f"trial {trial} is not complete; complete are {complete}")
-        return by_number[trial]
-    if pick not in PICKS:
-        raise UnknownNameError("pick", pick, PICKS)
-    if pick == "knee":
-        return _knee(front(found))
-    if pick == "fastest":
-        not_worse = [f for f in found if f.gain.value >= 0]
-        return min(not_worse, key=lambda f: (f.cost.value, -f.gain.value))
-    candidate = candidate_of(found)
-    gain = checked.gain if checked else candidate.gain
-    return candidate if gain.low > 0 else next(f for f in found if f.is_baseline)
+    kept = front(found)
+
+    def is_near(finding: Finding) -> bool:
+        rivals = [f.gain.value for f in kept if f.cost.value <= finding.cost.value]
+        return finding.gain.high >= max(rivals)
+
+    return sorted(filter(is_near, found), key=lambda f: (-f.gain.low, f.number))
 
 
 def measured_smallest_gain(found: Sequence[Finding]) -> float | None:
@@ -206,19 +162,6 @@ def _dominates(a: Finding, b: Finding) -> bool:
     return better_or_equal and (
         a.evaluation.top1 > b.evaluation.top1 or a.cost.value < b.cost.value
     )
-
-
-def _knee(kept: Sequence[Finding]) -> Finding:
-    """Return the point of the front farthest above the chord between its ends."""
-    first, last = kept[0], kept[-1]
-    run = last.cost.value - first.cost.value
-    rise = last.evaluation.top1 - first.evaluation.top1
-
-    def above_chord(finding: Finding) -> float:
-        along = (finding.cost.value - first.cost.value) * rise
-        return (finding.evaluation.top1 - first.evaluation.top1) * run - along
-
-    return max(kept, key=above_chord)
 
 
 def _as_list(interval: Interval) -> list[float]:

@@ -3,8 +3,19 @@
 The only room that imports ray.
 """
 
-from gcsearch.search.driver import run_trials
+from gcsearch.search.checks import Check, check_here, owed_checks
+from gcsearch.search.driver import run_checks, run_trials
 from gcsearch.search.events import Listener
 from gcsearch.search.foresight import Foresight, build_table, n_missing
 
-__all__ = ["Foresight", "Listener", "build_table", "n_missing", "run_trials"]
+__all__ = [
+    "Check",
+    "Foresight",
+    "Listener",
+    "build_table",
+    "check_here",
+    "n_missing",
+    "owed_checks",
+    "run_checks",
+    "run_trials",
+]

@@ -1,4 +1,4 @@
-"""Running trials on Ray Tune until the study has as many as it should; knows no SQL."""
+"""Running trials and checks on Ray Tune until the study has what it should; knows no SQL."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
-from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.machine import n_cores
 from gcsearch.plan import Plan
 from gcsearch.proxy.sources import absolute
+from gcsearch.search.checks import Check
 from gcsearch.search.events import Listener
 from gcsearch.search.foresight import Foresight
 from gcsearch.space import SearchSpace
@@ -37,11 +36,13 @@ with warnings.catch_warnings():
     import ray
     from ray import tune
 
+from gcsearch.search.check_searcher import CheckSearcher
 from gcsearch.search.probe import start_prober, timed_by
 from gcsearch.search.searcher import StudySearcher
+from gcsearch.search.suggester import Suggester
 from gcsearch.search.worker import Worker, WorkerContext
 
-__all__ = ["run_trials"]
+__all__ = ["run_checks", "run_trials"]
 
 BETWEEN_TRIALS = 1.05
 """Expected seconds of a trial are multiplied by this when the deadline is watched."""
@@ -89,7 +90,63 @@ def run_trials(
         listener=listener,
         foresight=foresight,
     )
-    context = WorkerContext(
+    context = _context(evaluator, plan, cache_dir, trust)
+    with _ray(ray_address), study.heartbeat(searcher.live):
+        try:
+            _fit(searcher, context, plan.workers, evaluator.device)
+        finally:
+            for number in list(searcher.live.values()):
+                study.requeue(number, "interrupted; the architecture is tried again")
+    _tell_why(searcher, study, listener)
+    return searcher.is_over and not searcher.live
+
+
+def run_checks(
+    study: SearchStudy,
+    checks: Sequence[Check],
+    evaluator: Evaluator,
+    plan: Plan,
+    *,
+    check_s: float,
+    listener: Listener,
+    deadline: float | None = None,
+    ray_address: str | None = None,
+    cache_dir: Path,
+    trust: bool = False,
+) -> bool:
+    """Do what a confirmation owes, on the same workers as trials.
+
+    Args:
+        study: Told by this process alone.
+        checks: What is owed, in order.
+        evaluator: With the baseline's weights, which the workers get.
+        plan: Of what fidelity, and on how many workers.
+        check_s: Seconds one check should take.
+        listener: Hears of every check.
+        deadline: On the clock of ``time.monotonic``; ``None`` for no limit.
+        ray_address: A running cluster's; ``None`` starts Ray on this machine.
+        cache_dir: Where workers keep the prepared proxy task.
+        trust: Whether workers may follow import paths.
+
+    Returns:
+        Whether it ran to its end, or the end of its time; false when it was interrupted.
+
+    Raises:
+        StudyError: Several checks failed one after the other.
+    """
+    expected_s = check_s * BETWEEN_TRIALS
+    searcher = CheckSearcher(
+        study, checks, deadline=deadline, check_s=expected_s, listener=listener
+    )
+    with _ray(ray_address):
+        context = _context(evaluator, plan, cache_dir, trust)
+        _fit(searcher, context, plan.workers, evaluator.device)
+    _tell_why(searcher, study, listener)
+    return searcher.is_over
+
+
+def _context(evaluator: Evaluator, plan: Plan, cache_dir: Path, trust: bool) -> WorkerContext:
+    return WorkerContext(
         config=_resolved(evaluator),
         weights=evaluator.weights(),
         fidelity=plan.trial,
@@ -97,28 +154,19 @@ def run_trials(
         threads=max(1, n_cores() // plan.workers),
         trust=trust,
     )
-    with _ray(ray_address), study.heartbeat(searcher.live):
-        try:
-            prober = start_prober(context)
-            measure = timed_by(prober) if prober else None
-            _fit(searcher, context, measure, plan.workers, evaluator.device)
-        finally:
-            for number in list(searcher.live.values()):
-                study.requeue(number, "interrupted; the architecture is tried again")
+
+
+def _tell_why(searcher: Suggester, study: SearchStudy, listener: Listener) -> None:
+    """Tell why it ended early; what is stuck is an error."""
     if searcher.is_stuck:
         raise StudyError(f"{searcher.gave_up}. `gcsearch status --study {study.name}` shows all")
     if searcher.gave_up:
         listener.notice(searcher.gave_up)
-    return searcher.is_over and not searcher.live
 
 
-def _fit(
-    searcher: StudySearcher,
-    context: WorkerContext,
-    measure: Callable[[Architecture], LatencyRatio] | None,
-    workers: int,
-    device: str,
-) -> None:
+def _fit(searcher: Suggester, context: WorkerContext, workers: int, device: str) -> None:
+    prober = start_prober(context)
+    measure = timed_by(prober) if prober else None
     resources = {
         "cpu": max(1, n_cores() // workers),
         "gpu": 1 / workers if "cuda" in device else 0,

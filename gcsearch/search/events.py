@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gcsearch.architecture import Architecture
+from gcsearch.cost import LatencyRatio
 from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Plan
 from gcsearch.study import TrialRow
@@ -39,5 +40,17 @@ class Listener:
     def trial_refused(self, number: int, reason: str) -> None:
         """An architecture was refused before it was trained."""
 
+    def checks_planned(self, n_trainings: int, n_timings: int, seconds: float) -> None:
+        """A confirmation will train and time so often, and take so long."""
+
+    def check_started(self, architecture: Architecture, seed: int | None) -> None:
+        """One training of a confirmation began; without a seed, a timing."""
+
     def check_finished(self, evaluation: Evaluation) -> None:
-        """One training of the final check is done."""
+        """One training of a confirmation is done and stored."""
+
+    def check_failed(self, architecture: Architecture, seed: int | None, reason: str) -> None:
+        """One training, or without a seed one timing, of a confirmation came to nothing."""
+
+    def retimed(self, architecture: Architecture, latency: LatencyRatio) -> None:
+        """A latency was measured anew and stored."""

@@ -17,20 +17,17 @@ from gcsearch.cost import COSTS, LatencyRatio, limit_key
 from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.search.events import Listener
 from gcsearch.search.foresight import Foresight
+from gcsearch.search.suggester import FAILURES_IN_A_ROW, RETRIES, Suggester
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
 
 __all__ = ["StudySearcher"]
 
-FAILURES_IN_A_ROW = 4
-"""So many trials failing one after the other, and none complete, end the search."""
 REFUSALS_IN_A_ROW = 30
 """So many architectures over a limit one after the other end the search."""
-RETRIES = 2
-"""How often in a row a passing cause (a noisy machine) may spoil a trial before it counts so."""
 
 
-class StudySearcher(Searcher):  # type: ignore[misc]
+class StudySearcher(Suggester):
     """Suggests what the study asks for, and tells it what came back.
 
     Args:
@@ -44,9 +41,6 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     Attributes:
         live: Trials under way: Ray's id to the study's number.
-        is_over: Whether everything was suggested that is to be suggested.
-        gave_up: Why the search ended early, or ``""``.
-        is_stuck: Whether that is a reason to end with an error.
     """
 
     def __init__(
@@ -64,21 +58,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         self._study, self._space, self._listener = study, space, listener
         self._target, self._deadline, self._trial_s = target, deadline, trial_s
         self._started: dict[str, float] = {}
-        self._crashes: dict[str, str] = {}
         self._architectures: dict[int, Architecture] = {}
         self._failures = 0
         self._refused: list[tuple[Refusal, Architecture]] = []
         self._foresight = foresight
         self.live: dict[str, int] = {}
-        self.is_over = False
-        self.gave_up = ""
-        self.is_stuck = False
-
-    def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
-    ) -> bool:
-        """Take no metric from Tune: the study has its own objectives."""
-        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return what to evaluate next, or ``FINISHED``."""
@@ -102,8 +86,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the listener, and keep the announcement of an error."""
-        if "crash" in result:
-            self._crashes[trial_id] = str(result["crash"])
+        super().on_trial_result(trial_id, result)
         if trial_id in self.live and "epoch" in result:
             self._listener.trial_epoch(self.live[trial_id], result["epoch"], result["top1"])
 
@@ -130,24 +113,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 self._settle(number, refusal.latency)
             self._refuse(number, refusal)
             return
-        if "failure" in result:
-            reason, retry = str(result["failure"]), bool(result["retry"])
-        elif error:
-            crash = self._crashes.pop(trial_id, "its worker ended with an error")
-            reason, retry = f"{crash}; see the output of `gcsearch run`", False
-        else:
-            reason, retry = "it was stopped before its last epoch", True
-        self._fail(number, reason, retry)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Keep nothing: the database is the truth."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Have nothing to restore."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the study out when Ray pickles its state."""
-        return {}
+        self._fail(number, *self._failure(trial_id, result, error))
 
     def _settle(self, number: int, latency: LatencyRatio | None) -> None:
         """Let the foresight learn what came of its prediction."""

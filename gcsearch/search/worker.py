@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
@@ -75,13 +74,19 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in the same process."""
+        """Begin another trial, or a check of one, in the same process."""
         architecture = Architecture.from_dict(new_config["architecture"])
-        context = self._context
+        evaluator, fidelity = self._evaluator, self._context.fidelity
         self._crash: Exception | None = None
-        self._steps: Iterator[Epoch | tuple[Evaluation, nn.Module]] = self._evaluator.steps(
-            architecture, context.fidelity, context.config.search.seed
-        )
+        self._steps: Iterator[Epoch | tuple[Evaluation, object] | LatencyRatio]
+        if "check_seed" not in new_config:  # a trial of the search
+            self._steps = evaluator.steps(architecture, fidelity, self._context.config.search.seed)
+        elif (seed := new_config["check_seed"]) is None:
+            self._steps = map(evaluator.conclusive_latency, [architecture])
+        else:
+            self._steps = evaluator.steps(
+                architecture, fidelity, seed, split=evaluator.task.test, with_latency=False
+            )
         return True
 
     def step(self) -> dict[str, Any]:
@@ -108,6 +113,8 @@ class Worker(tune.Trainable):  # type: ignore[misc]
             return {"crash": " ".join(f"{type(error).__name__}: {error}".split())}
         if isinstance(step, Epoch):
             return {"epoch": step.number, "top1": step.top1}
+        if isinstance(step, LatencyRatio):
+            return {"latency": json.dumps(asdict(step)), "done": True}
         return {"evaluation": json.dumps(step[0].to_dict()), "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -37,6 +37,7 @@ __all__ = ["Proposal", "SearchStudy"]
 
 RECORD = "gcsearch"
 CHECK = "check"
+RETIMED = "retimed"
 DRIVERS = "drivers"
 MAX_DUPLICATES_IN_A_ROW = 3
 MAX_DRAWS = 1000
@@ -160,15 +161,29 @@ class SearchStudy:
         return None
 
     def checks(self) -> list[Evaluation]:
-        """Return the evaluations of the final check: fresh seeds, scored on the test split."""
+        """Return the evaluations that confirm: on fresh seeds, scored on the test split."""
         attrs = self._study.user_attrs
         keys = sorted(key for key in attrs if key.startswith(f"{CHECK}/"))
         return [Evaluation.from_dict(json.loads(attrs[key])) for key in keys]
 
     def add_check(self, evaluation: Evaluation) -> None:
-        """Keep one evaluation of the final check; the same one again replaces it."""
+        """Keep one evaluation that confirms; the same one again replaces it."""
         key = f"{CHECK}/{evaluation.architecture.id}/{evaluation.seed}"
         self._study.set_user_attr(key, json.dumps(evaluation.to_dict()))
+
+    def retimings(self) -> dict[str, LatencyRatio]:
+        """Return the latencies that were measured anew, by the architecture's id."""
+        attrs = self._study.user_attrs
+        return {
+            key.partition("/")[2]: LatencyRatio(**json.loads(attrs[key]))
+            for key in attrs
+            if key.startswith(f"{RETIMED}/")
+        }
+
+    def add_retiming(self, architecture: Architecture, latency: LatencyRatio) -> None:
+        """Keep a latency that was measured anew."""
+        key = f"{RETIMED}/{architecture.id}"
+        self._study.set_user_attr(key, json.dumps(asdict(latency)))
 
     def complete(self, number: int, evaluation: Evaluation) -> None:
         """End a trial with what was measured.
