@@ -1,11 +1,11 @@
-"""What blocks add to ResNet-50, computed by the library: the table in the README.
+"""What blocks add to ResNet-50, computed by the library: the table in `docs/measurements.md`.
 
 Parameters are counted in the altered network, multiply-accumulates (MACs) of one picture of
 224 px by the closed formulas of `gcsearch.blocks.costs`, at the places the GCNet paper uses: c3,
 c4 and c5 are the outputs of the residual blocks of `layer2`, `layer3` and `layer4`.
 
     python benchmarks/costs.py            # print the table
-    python benchmarks/costs.py --write    # put it into README.md
+    python benchmarks/costs.py --write    # put it into docs/measurements.md
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gcsearch import Insertion, Site, find_sites, insert, remove
 from gcsearch.blocks import n_macs
 from gcsearch.cost import count
 
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "measurements.md"
 BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
 RATIOS = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 PLACES: dict[str, Callable[[Site], bool]] = {
@@ -84,17 +84,17 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into the document")
     options = parser.parse_args()
     torch.set_num_threads(1)
     text = table()
     if not options.write:
         print(text)
         return
-    readme = README.read_text()
-    head, _, rest = readme.partition(BEGIN)
+    document = DOCUMENT.read_text()
+    head, _, rest = document.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+    DOCUMENT.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
 
 
 if __name__ == "__main__":

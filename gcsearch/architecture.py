@@ -28,7 +28,8 @@ class Insertion:
     """One block with its settings at one site.
 
     Which settings a block has is told by ``gcsearch.blocks.BLOCK_SETTINGS``; those that are left
-    out take the block's defaults, so that equal insertions compare equal.
+    out take the block's defaults, so that equal insertions compare equal. A block registered from
+    elsewhere has those that are given.
 
     Args:
         site: Dotted path of the module whose output the block transforms.
@@ -62,17 +63,18 @@ class Insertion:
             raise ArchitectureError(f"site {_short(self.site)} is not a dotted module path")
         if not isinstance(self.block, str):
             raise ArchitectureError(f"block {_short(self.block)} is not a name, e.g. 'gc'")
-        own = BLOCK_SETTINGS.get(self.block, tuple(SETTING_DEFAULTS))
+        own = BLOCK_SETTINGS.get(self.block)  # of a block from elsewhere, what is given is taken
         for name, default in SETTING_DEFAULTS.items():
             value = getattr(self, name)
-            if value is not None and name not in own:
+            if value is not None and own is not None and name not in own:
                 known = ", ".join(own) or "none"
                 raise ArchitectureError(
                     f"block {self.block!r} has no setting {name!r}; its settings: {known}"
                 )
-            if name in own:
-                value = _READERS[name](name, default if value is None else value)
-                object.__setattr__(self, name, value)
+            if own is not None and name in own and value is None:
+                value = default
+            if value is not None:
+                object.__setattr__(self, name, _READERS[name](name, value))
 
     def settings(self) -> dict[str, Any]:
         """Return what the block's constructor takes."""

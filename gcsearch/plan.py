@@ -1,7 +1,7 @@
 """From a time budget to a plan: how much the baseline, each trial and the final check may train.
 
 Pure arithmetic on measured speeds; measuring them and keeping to the plan is done elsewhere. The
-shares below were chosen by measuring (README, "Measured results"): a baseline that has learned too
+shares below were chosen by measuring (docs/measurements.md): a baseline that has learned too
 little gains from anything, one that is given all the time leaves too few trials to choose from.
 """
 

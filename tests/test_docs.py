@@ -18,6 +18,8 @@ from gcsearch.config import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MEASUREMENTS = (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 GROUP = typer.main.get_command(app)
 
@@ -35,10 +37,11 @@ def shell_lines() -> list[str]:
 
 
 def command_lines() -> list[str]:
-    """Return each call of gcsearch in the README and the configurations, without comments."""
+    """Return each call of gcsearch in documents and configurations, without comments."""
     parts = [part for line in shell_lines() for part in re.split(r"&&|\|", line)]
-    for text in (re.sub(r"```.*?```", "", README, flags=re.S), *map(Path.read_text, CONFIGS)):
-        parts += re.findall(r"`(gcsearch [^`]*)`", text)
+    for path in (*DOCUMENTS, *CONFIGS):
+        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+        parts += re.findall(r"`(gcsearch [^`]*)`", prose)
     for config in CONFIGS:
         parts += re.findall(r"^#.*: +(gcsearch .*)$", config.read_text(), re.M)
     found = [shlex.join(shlex.split(part, comments=True)) for part in parts]
@@ -103,9 +106,10 @@ def test_snippet_compiles_and_uses_names_that_exist(code):
             assert hasattr(gcsearch, node.attr), f"gcsearch.{node.attr}"
 
 
-def test_links_to_files_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    targets = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
 STAGES = {"c3": (512, 28, 4), "c4": (1024, 14, 6), "c5": (2048, 7, 3), "c2": (256, 56, 3)}
@@ -136,7 +140,9 @@ def closed_form(block: str, ratio: float, channels: int, positions: int) -> tupl
 
 def test_table_of_costs_is_what_closed_formulas_give():
     rows = re.findall(
-        r"^\| ([\w -]+) \| (\d+) x (\w+)(?: r1/(\d+))? \| ([\d,]+) .* \| ([\d,]+) ", README, re.M
+        r"^\| ([\w -]+) \| (\d+) x (\w+)(?: r1/(\d+))? \| ([\d,]+) .* \| ([\d,]+) ",
+        MEASUREMENTS,
+        re.M,
     )
     assert len(rows) == 27
     for place, n, block, ratio, params, macs in rows:
@@ -152,4 +158,4 @@ def test_table_of_costs_is_what_the_script_prints():
     spec = importlib.util.spec_from_file_location("costs", ROOT / "benchmarks" / "costs.py")
     costs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(costs)
-    assert f"{costs.BEGIN}\n{costs.table()}\n{costs.END}" in README
+    assert f"{costs.BEGIN}\n{costs.table()}\n{costs.END}" in MEASUREMENTS

@@ -95,6 +95,9 @@ def _confirm(opened: Any, storage: str, resume: str, as_json: bool, **wanted: An
         console.print(confirmed_table(result))
     for line in confirmed_lines(result):
         console.print(line, soft_wrap=True, markup=False)
+    export = ["gcsearch", "export", "--study", opened.name, *storage_words(storage)]
+    line = shlex.join([*export, "--format", "weights", "-o", "best.yaml"])
+    console.print(f"export   {line}", soft_wrap=True, markup=False)
     return result
 
 

@@ -54,7 +54,7 @@ class TrainingSettings(Settings):
     """Share of the steps in which the learning rate rises; then it falls along a cosine."""
     trainable: Literal["all", "blocks"] = "all"
     """What a trial trains: the whole network, or its blocks and the classifier alone, which takes
-    half the time and shows less of what the blocks can do (README, "Measured results")."""
+    half the time and shows less of what the blocks can do (docs/measurements.md)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training; auto takes mixed precision where the device is fast at it."""
     device: str = "auto"

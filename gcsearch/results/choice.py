@@ -73,7 +73,9 @@ def rule_of(
     rule = PICKS[pick] if trial is None else f"trial {trial} was asked for"
     own = next((c for c in confirmed if c.finding.number == chosen.number), None)
     if chosen.is_baseline:
-        return f"{rule}; gains confirmed of {len(confirmed)} other(s)" if confirmed else rule
+        n_sure = sum(c.is_sure for c in confirmed)
+        tried = f"of {len(confirmed)} tried on fresh seeds, {n_sure} gained beyond noise"
+        return f"{rule}; {tried}" if confirmed else rule
     if own is None:
         return f"{rule}; its gain is the search's and was not confirmed"
     return (
