@@ -33,7 +33,7 @@ from gcsearch.cost import (
 from gcsearch.errors import ConfigError, LatencyError
 from gcsearch.evaluation.costs import count_costs, hold_to_limits, ratios_to
 from gcsearch.evaluation.value import Evaluation, pack
-from gcsearch.machine import n_cores, pick_device, pick_precision, together
+from gcsearch.machine import device_fault, n_cores, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
 from gcsearch.proxy import ProxyTask, Split, load_task
 from gcsearch.proxy.training import (
@@ -151,7 +151,11 @@ class Evaluator:
         return insert(model, architecture.insertions, sites=self.sites)
 
     def count_costs(self, architecture: Architecture) -> dict[str, int]:
-        """Count an architecture's ``macs``, ``params`` and ``memory``, as it will be served."""
+        """Count an architecture's ``macs``, ``params`` and ``memory``, as it will be served.
+
+        Raises:
+            LatencyError: It cannot be served on this machine as ``latency`` says.
+        """
         if architecture.is_baseline:
             return self._backbone_costs
         model = insert(copy.deepcopy(self._backbone), architecture.insertions, sites=self.sites)
@@ -250,7 +254,7 @@ class Evaluator:
 
         Raises:
             TrainingError: The training diverged or ran out of memory.
-            LatencyError: The latency is inconclusive.
+            LatencyError: The latency is inconclusive, or it cannot be served here.
             OverLimitError: It costs more than ``latency.limit`` or one of ``limits`` allows.
         """
         begin = time.perf_counter()
@@ -330,7 +334,7 @@ class Evaluator:
     def _count(self, model: nn.Module) -> dict[str, int]:
         torch.set_num_threads(self._threads)
         with together():
-            return count_costs(model, self._latency_size, self.config.latency.batch_size)
+            return count_costs(model, self._latency_size, self.config.latency)
 
     def _training_speed(
         self, architecture: Architecture, *, is_baseline: bool
@@ -371,13 +375,10 @@ def _usable(device: str) -> str:
     Raises:
         ConfigError: This machine has no such device.
     """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without it
-        reason = str(error).splitlines()[0]
+    if fault := device_fault(device):
         raise ConfigError(
-            [f"training.device {device!r} cannot be used: {reason}; auto takes what is there"]
-        ) from error
+            [f"training.device {device!r} cannot be used: {fault}; auto takes what is there"]
+        )
     return device
 
 
