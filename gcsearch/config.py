@@ -47,7 +47,7 @@ class SearchSettings(Settings):
 
     objective: Cost = "latency"
     """What is kept low beside a high top1: latency, macs, params or memory (at the peak of one
-    forward pass), each as a ratio to the unaltered backbone."""
+    forward pass, served as latency is measured), each as a ratio to the unaltered backbone."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     """Trials trained at the same time; they share this machine's cores."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -23,6 +23,7 @@ import torch
 
 __all__ = [
     "alone",
+    "device_fault",
     "environment",
     "n_cores",
     "pick_device",
@@ -47,6 +48,20 @@ def pick_device(wanted: str = "auto") -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_fault(device: str) -> str:
+    """Return in one line why this machine cannot use a torch device, or ``""``.
+
+    Example:
+        >>> device_fault("cpu")
+        ''
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without it
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def pick_precision(wanted: str, device: str) -> Precision:

@@ -192,11 +192,12 @@ def test_what_is_not_timed_is_not_held_to_limits(evaluator, monkeypatch):
 def test_costs_are_those_of_the_served_network_and_its_backbone(evaluator):
     evaluation, model = evaluator.evaluate(ALTERED, Fidelity(64, 1), 0, with_latency=False)
     baseline = evaluator.build(BASELINE, 0)
-    assert evaluation.memory == peak_memory(model, (3, 32, 32))
+    served = evaluator.config.latency
+    assert evaluation.memory == peak_memory(model, (3, 32, 32), served)
     assert evaluation.ratios == {
         "macs": evaluation.macs / count(baseline, (3, 32, 32)).macs,
         "params": evaluation.params / sum(p.numel() for p in baseline.parameters()),
-        "memory": evaluation.memory / peak_memory(baseline, (3, 32, 32)),
+        "memory": evaluation.memory / peak_memory(baseline, (3, 32, 32), served),
     }
     assert all(1 < ratio < 1.1 for ratio in evaluation.ratios.values())
 
@@ -207,6 +208,20 @@ def test_peak_memory_is_that_of_the_served_batch(evaluator, monkeypatch):
     four = evaluator.count_costs(ALTERED)
     assert four["memory"] > one["memory"]
     assert [four[cost] for cost in ("macs", "params")] == [one["macs"], one["params"]]
+
+
+@pytest.mark.parametrize("architecture", [ALTERED, BASELINE], ids=["altered", "backbone"])
+def test_memory_alone_follows_the_type_and_format_that_are_served(
+    evaluator, tiny_config, cache_dir, architecture
+):
+    sets = ["latency.dtype=bf16", "latency.memory_format=contiguous", "latency.device=cpu"]
+    config = load_config(tiny_config.to_dict(), sets)
+    served = Evaluator(config, cache_dir=cache_dir, threads=1)
+    costs, full = (e.count_costs(architecture) for e in (served, evaluator))
+    model = evaluator.build(architecture, 0)
+    assert costs["memory"] == peak_memory(model, (3, 32, 32), config.latency)
+    assert costs["memory"] == pytest.approx(full["memory"] / 2, rel=0.01)
+    assert [costs[cost] for cost in ("macs", "params")] == [full["macs"], full["params"]]
 
 
 def test_baseline_costs_exactly_one(evaluator, monkeypatch):

@@ -1,4 +1,4 @@
-"""Peak memory of tiny networks against sums made by hand; four bytes a number throughout."""
+"""Peak memory of tiny networks against sums made by hand; four bytes a number unless told."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from torch import nn
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.backbones import build_altered, build_backbone
 from gcsearch.blocks import GlobalContext
-from gcsearch.cost import peak_memory
+from gcsearch.cost import LatencySettings, peak_memory
+from gcsearch.errors import LatencyError
 
 SIDE = 12
 AREA = SIDE * SIDE
 SIZE = (3, SIDE, SIDE)
+ON_CPU = LatencySettings(device="cpu")
+CONTIGUOUS = LatencySettings(device="cpu", memory_format="contiguous")
 
 
 def conv(n_in: int, n_out: int) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, 3, padding=1)
 
 
-def beside_weights(model: nn.Module, size: tuple[int, ...] = SIZE, batch_size: int = 1) -> int:
+def beside_weights(model: nn.Module, settings: LatencySettings = ON_CPU) -> int:
     """Return how many numbers are held at the peak, the input's among them."""
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    peak = peak_memory(model, size, batch_size, device="cpu") - weights
+    peak = peak_memory(model, SIZE, settings) - weights
     assert peak % 4 == 0
     return peak // 4
 
@@ -43,7 +46,8 @@ class Calling(nn.Module):
 def test_chain_holds_its_input_and_the_two_widest_neighbours(batch_size):
     chain = nn.Sequential(conv(3, 8), conv(8, 4), conv(4, 2))
     widest = max(8, 8 + 4, 4 + 2)
-    assert beside_weights(chain, batch_size=batch_size) == batch_size * (3 + widest) * AREA
+    settings = LatencySettings(device="cpu", batch_size=batch_size)
+    assert beside_weights(chain, settings) == batch_size * (3 + widest) * AREA
 
 
 def test_what_is_freed_does_not_add_up():
@@ -127,20 +131,49 @@ def test_what_is_resized_counts_with_its_new_size():
 def test_buffers_are_counted_and_shared_weights_once():
     layer = nn.Linear(8, 8, bias=False)
     tied = nn.Sequential(layer, layer)
-    assert peak_memory(tied, (3, 8), device="cpu") == 4 * (64 + 3 * 24)
+    assert peak_memory(tied, (3, 8), ON_CPU) == 4 * (64 + 3 * 24)
     norm = nn.BatchNorm2d(4)  # four vectors, and the number of batches in eight bytes
-    assert peak_memory(norm, (4, 2, 2), device="cpu") == 4 * (4 * 4 + 2 * 16) + 8
+    assert peak_memory(norm, (4, 2, 2), ON_CPU) == 4 * (4 * 4 + 2 * 16) + 8
 
 
-def test_type_of_the_weights_is_that_of_the_features():
-    half, full = nn.Linear(8, 8).to(torch.bfloat16), nn.Linear(8, 8)
-    assert 2 * peak_memory(half, (3, 8), device="cpu") == peak_memory(full, (3, 8), device="cpu")
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_type_is_that_of_the_settings_whatever_the_weights_have(dtype):
+    half = LatencySettings(device="cpu", dtype=dtype)
+    for model in (nn.Sequential(conv(3, 8), nn.ReLU()), nn.Linear(SIDE, 8).to(torch.bfloat16)):
+        assert 2 * peak_memory(model, SIZE, half) == peak_memory(model, SIZE, ON_CPU)
+
+
+def test_memory_format_of_the_settings_decides_what_is_copied():
+    channels_first = Calling(lambda x, layer: layer(x).flatten(1), conv(3, 8))
+    assert beside_weights(channels_first, CONTIGUOUS) == (3 + 8) * AREA
+    assert beside_weights(channels_first, ON_CPU) == (3 + 8 + 8) * AREA
+    channels_last = Calling(lambda x, layer: layer(x).permute(0, 2, 3, 1).flatten(1), conv(3, 8))
+    assert beside_weights(channels_last, CONTIGUOUS) == (3 + 8 + 8) * AREA
+    assert beside_weights(channels_last, ON_CPU) == (3 + 8) * AREA
+
+
+def test_video_is_served_with_its_channels_last_too():
+    flat = Calling(lambda x: x.permute(0, 2, 3, 4, 1).flatten(1))
+    last, first = (peak_memory(flat, (3, 2, 4, 4), s) for s in (ON_CPU, CONTIGUOUS))
+    assert first == 2 * last == 2 * 4 * 96
+
+
+def test_device_is_that_of_the_settings():
+    with pytest.raises(
+        LatencyError, match=r"latency\.device 'abacus' cannot be used here: .*auto"
+    ):
+        peak_memory(conv(3, 8), SIZE, LatencySettings(device="abacus"))
+
+
+def test_model_that_refuses_the_input_is_a_latency_error():
+    with pytest.raises(LatencyError, match=r"shape \(1, 3, 12, 12\): .*latency\.image_size"):
+        peak_memory(conv(4, 8), SIZE, ON_CPU)
 
 
 def test_measuring_is_repeatable_and_leaves_the_model_as_it_was():
     model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.Dropout()).train()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    assert len({peak_memory(model, SIZE, device="cpu") for _ in range(3)}) == 1
+    assert len({peak_memory(model, SIZE, ON_CPU) for _ in range(3)}) == 1
     assert all(module.training for module in model.modules())
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert model[0].weight.is_contiguous() and model[0].weight.grad is None
@@ -152,7 +185,7 @@ def test_block_away_from_the_peak_costs_its_weights_alone():
     altered = build_altered(
         Architecture("squeezenet1_1", (insertion,)), n_classes=1000, input_size=(3, 64, 64)
     )
-    own, other = (peak_memory(m, (3, 64, 64), device="cpu") for m in (altered, backbone))
+    own, other = (peak_memory(m, (3, 64, 64), ON_CPU) for m in (altered, backbone))
     added = sum(p.numel() for p in altered.parameters()) - sum(
         p.numel() for p in backbone.parameters()
     )
@@ -163,6 +196,6 @@ def test_block_away_from_the_peak_costs_its_weights_alone():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_peak_on_cuda_is_at_least_what_the_tensors_need():
     chain = nn.Sequential(conv(3, 8), conv(8, 4))
-    on_cuda = peak_memory(chain, (3, 64, 64), device="cuda")
-    assert on_cuda >= peak_memory(chain, (3, 64, 64), device="cpu")
-    assert on_cuda == peak_memory(chain, (3, 64, 64), device="cuda")
+    on_cuda = peak_memory(chain, (3, 64, 64), LatencySettings(device="cuda"))
+    assert on_cuda >= peak_memory(chain, (3, 64, 64), ON_CPU)
+    assert on_cuda == peak_memory(chain, (3, 64, 64), LatencySettings(device="cuda"))

@@ -698,6 +698,67 @@ class ChannelsLast(nn.Module):
         return self.head(x.mean((1, 2)))
 
 
+class Attention(nn.Module):
+    """Self-attention with modules that work on each head, and two keys to a query."""
+
+    def __init__(self, n_heads):
+        super().__init__()
+        self.shape = (3, n_heads, 16 // n_heads)
+        self.patches, self.qkv = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 48)
+        self.norm, self.pool = nn.LayerNorm(self.shape[2]), nn.AvgPool2d(2)
+        self.depthwise = nn.Conv2d(self.shape[2], self.shape[2], 1, groups=self.shape[2])
+        self.weights, self.means = nn.Softmax(-1), nn.Identity()
+        self.joined, self.project = nn.Identity(), nn.Linear(16, 16)
+        self.shuffle = Function(self.interleave)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.patches(x).permute(0, 2, 3, 1)
+        n, height, width, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, -1, *self.shape).permute(2, 0, 3, 4, 1)
+        pictures = torch.cat([k, v]).reshape(-1, self.shape[2], height, width)
+        k, v = self.pool(self.depthwise(pictures)).reshape(2, *k.shape[:3], -1)
+        means = self.means(self.weights(self.norm(q.mT) @ k) @ v.mT)
+        joined = self.joined(means.mT.reshape(n, 16, height, width))
+        x = x + self.project(joined.permute(0, 2, 3, 1))
+        return self.head(self.shuffle(x).mean((1, 2)))
+
+    def interleave(self, x):
+        return x.unflatten(3, (2, 8)).transpose(3, 4).reshape(x.shape)
+
+
+@pytest.mark.parametrize("size", [SIZE, (3, 32, 64)])
+def test_what_has_its_channels_divided_into_heads_is_no_site(size):
+    model = Attention(n_heads=4)
+    features = ["patches", "qkv", "joined", "project", "shuffle"]
+    assert [s.path for s in find_sites(model, size)] == features
+    message = "'norm' of Attention is no site: it does not return features: no axis has all"
+    with pytest.raises(SiteError, match=message):
+        insert(model, [Insertion("norm", "snl")], input_size=size)
+
+
+def test_single_head_has_all_channels():
+    sites = {s.path: s.shape for s in find_sites(Attention(n_heads=1), SIZE)}
+    assert sites["norm"] == (1, 64, 16)
+
+
+def test_channels_that_were_spread_over_positions_are_divided_no_more():
+    def enlarge(x):
+        x = x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)
+        return x.flatten(4).flatten(2, 3)
+
+    layers = [nn.Conv2d(3, 16, 3, 2), Function(enlarge), nn.Conv2d(4, 8, 1), *head(8)]
+    assert [s.path for s in find_sites(nn.Sequential(*layers), SIZE)] == ["0", "1", "2"]
+
+
+def test_values_without_axes_or_elements_are_no_obstacle():
+    def empty(x):
+        return x + x.sum().view(()).reshape(1, 1) + x[:, :0].reshape(len(x), 0).sum()
+
+    layers = [nn.Conv2d(3, 8, 3, 2), *head(8), Function(empty)]
+    assert [s.path for s in find_sites(nn.Sequential(*layers), SIZE)] == ["0"]
+
+
 def video_net():
     body = [nn.Conv3d(3, 8, 3, (1, 2, 2), 1), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 16, 1)]
     return nn.Sequential(*body, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 5))

@@ -17,17 +17,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
 from gcsearch.cost.disturbance import watched
 from gcsearch.cost.pairs import Times, time_in_turn, warm_up
 from gcsearch.cost.runtimes import RUNTIMES, Run
+from gcsearch.cost.serving import as_served, refusals_told, served_input
 from gcsearch.cost.settings import LatencySettings
 from gcsearch.errors import LatencyError
 from gcsearch.intervals import Interval, median_ratio
-from gcsearch.machine import alone, n_cores, pick_device, pinned, together
+from gcsearch.machine import alone, n_cores, pinned, together
 from gcsearch.surgery import insert
 
 __all__ = [
@@ -48,7 +49,6 @@ LOOSE = 2.5
 TRIES = 2
 """An inconclusive measurement is tried so often, each time for twice as long."""
 WARM_UP_SHARE = 0.2
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class LatencyProbe:
 
     Raises:
         LatencyError: The backbone refuses such an input, the runtime the backbone, or there are
-            fewer cores than threads.
+            fewer cores than threads, or no such device.
 
     Attributes:
         times: Of the last measurement: seconds of the candidate, the backbone and the backbone
@@ -172,19 +172,13 @@ class LatencyProbe:
     def __init__(
         self, baseline: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
     ) -> None:
-        self._settings, self._device = settings, pick_device(settings.device)
+        self._settings = settings
         self._threads = settings.threads or n_cores()
         if self._threads > n_cores():
             raise LatencyError(
                 f"latency.threads = {self._threads} is more than the {n_cores()} cores here"
             )
-        self._format = _memory_format(settings.memory_format, len(input_size))
-        example = torch.randn(
-            settings.batch_size,
-            *input_size,
-            generator=torch.Generator().manual_seed(0),
-        ).to(self._device, DTYPES[settings.dtype])
-        self._example = example.contiguous(memory_format=self._format)
+        self._example = served_input(input_size, settings)
         self._runtime = RUNTIMES[settings.runtime]()
         self._baseline = self._ready(baseline)
         self.times: Times = np.empty((0, 3))
@@ -207,9 +201,9 @@ class LatencyProbe:
     def _ready(self, model: nn.Module) -> Callable[[], float]:
         """Return a pass of ``model`` that returns its seconds."""
         with together(), _threads(self._threads):
-            model = model.to(self._device, DTYPES[self._settings.dtype])
-            model = model.to(memory_format=self._format).eval()
-            _try(model, self._example)
+            model = as_served(model, self._example, self._settings)
+            with refusals_told(self._example), torch.inference_mode():
+                model(self._example)  # before anything is compiled
             run = self._runtime.prepare(model, self._example, self._threads)
         return _on_device(run) if self._example.is_cuda else _on_processor(run)
 
@@ -281,23 +275,6 @@ def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
     )
 
 
-def _try(model: nn.Module, example: Tensor) -> None:
-    """Find out before anything is compiled whether a model takes the input.
-
-    Raises:
-        LatencyError: It does not.
-    """
-    try:
-        with torch.inference_mode():
-            model(example)
-    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise LatencyError(
-            f"the model refuses an input of shape {tuple(example.shape)}: {reason}; "
-            "set latency.image_size to what it takes"
-        ) from error
-
-
 def _on_processor(run: Run) -> Callable[[], float]:
     def seconds() -> float:
         start = time.perf_counter()
@@ -320,13 +297,6 @@ def _on_device(run: Run) -> Callable[[], float]:
         return float(begin.elapsed_time(end)) / 1e3
 
     return seconds
-
-
-def _memory_format(name: str, rank: int) -> torch.memory_format:
-    """Return the memory format of inputs with so many axes beside the batch."""
-    if name == "contiguous":
-        return torch.contiguous_format
-    return torch.channels_last_3d if rank == 4 else torch.channels_last
 
 
 @contextmanager

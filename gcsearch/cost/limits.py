@@ -40,7 +40,8 @@ class LimitSettings(Settings):
     params: _Limit = None
     """Parameters."""
     memory: _Limit = None
-    """Peak memory of one forward pass at the latency's image and batch size."""
+    """Peak memory of one forward pass at the latency's image and batch size, on its device, in
+    its type and memory format."""
 
 
 def limits_by_cost(

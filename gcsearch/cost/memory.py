@@ -1,7 +1,8 @@
 """Peak memory of one forward pass in inference, in bytes; does not time anything.
 
 Counted are the weights and buffers, the input, and whatever else is alive at the worst moment of
-the pass, each storage once however many views share it.
+the pass, each storage once however many views share it. The pass is torch's own, on the device and
+in the type and memory format in which latency is measured; another runtime may need more or less.
 
 On a CPU the storages of all tensors that operations return are followed until they are freed. That
 is exact and the same in every run and on every machine, but says nothing of what a kernel needs
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gcsearch.machine import pick_device
+from gcsearch.cost.serving import as_served, refusals_told, served_input
+from gcsearch.cost.settings import LatencySettings
 
 __all__ = ["peak_memory"]
 
@@ -30,41 +32,32 @@ __all__ = ["peak_memory"]
 def peak_memory(
     model: nn.Module,
     input_size: tuple[int, ...] = (3, 224, 224),
-    batch_size: int = 1,
-    *,
-    device: str = "auto",
+    settings: LatencySettings | None = None,
 ) -> int:
     """Return the bytes that one forward pass in inference holds at its worst moment.
 
     Args:
         model: Any module that takes one batch of pictures; it is left as it was.
-        input_size: Channels, height and width of a picture.
-        batch_size: Pictures in the pass.
-        device: Where to run it; by default where latency is measured.
+        input_size: Channels, height and width; for video channels, frames, height and width.
+        settings: Of them ``batch_size``, ``device``, ``dtype`` and ``memory_format``.
+
+    Raises:
+        LatencyError: The model refuses such an input, or this machine has no such device.
 
     Example:
-        >>> peak_memory(nn.Conv2d(3, 8, 1, bias=False), (3, 4, 4), device="cpu")  # 4 bytes each:
+        >>> served = LatencySettings(device="cpu")
+        >>> peak_memory(nn.Conv2d(3, 8, 1, bias=False), (3, 4, 4), served)  # 4 bytes each:
         800
         >>> 4 * (3 * 8 + 3 * 16 + 8 * 16)  # weights, input, output
         800
     """
-    device = pick_device(device)
-    served, example = _as_served(model, (batch_size, *input_size), device)
+    settings = settings or LatencySettings()
+    example = served_input(input_size, settings)
+    served = as_served(copy.deepcopy(model), example, settings)
     held = {t.untyped_storage() for t in [*served.parameters(), *served.buffers(), example]}
-    with torch.no_grad():
-        run = _run_on_cuda if device.startswith("cuda") else _run_followed
+    run = _run_on_cuda if example.is_cuda else _run_followed
+    with refusals_told(example), torch.no_grad():
         return sum(int(storage.nbytes()) for storage in held) + run(served, example, held)
-
-
-def _as_served(model: nn.Module, shape: tuple[int, ...], device: str) -> tuple[nn.Module, Tensor]:
-    """Return a copy of the model, and an input, in the layout in which latency is measured."""
-    served: Any = copy.deepcopy(model).eval().to(device)
-    parameter = next(served.parameters(), torch.empty(0))
-    example = torch.zeros(shape, dtype=parameter.dtype, device=device)
-    if len(shape) == 4:
-        served = served.to(memory_format=torch.channels_last)
-        example = example.contiguous(memory_format=torch.channels_last)
-    return served, example
 
 
 def _run_followed(model: nn.Module, example: Tensor, held: Iterable[torch.UntypedStorage]) -> int:

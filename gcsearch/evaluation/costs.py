@@ -14,6 +14,7 @@ from torch import nn
 from gcsearch.cost import (
     Cost,
     LatencyRatio,
+    LatencySettings,
     Prediction,
     count,
     excesses,
@@ -77,10 +78,21 @@ class Refusal:
         return cls(**{**data, "latency": LatencyRatio(**latency) if latency else None})
 
 
-def count_costs(model: nn.Module, input_size: tuple[int, ...], batch_size: int) -> dict[str, int]:
-    """Return the MACs of one picture, the parameters, and the peak memory of one pass in bytes."""
+def count_costs(
+    model: nn.Module, input_size: tuple[int, ...], settings: LatencySettings
+) -> dict[str, int]:
+    """Return the MACs of one picture, the parameters, and the peak memory of one pass in bytes.
+
+    Args:
+        model: Left as it was.
+        input_size: Channels, height and width of a picture.
+        settings: How it is served; MACs and parameters do not depend on that.
+
+    Raises:
+        LatencyError: It cannot be served so here.
+    """
     counts = count(model, input_size)
-    memory = peak_memory(model, input_size, batch_size)
+    memory = peak_memory(model, input_size, settings)
     return {"macs": counts.macs, "params": counts.params, "memory": memory}
 
 

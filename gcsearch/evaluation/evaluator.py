@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,15 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gcsearch.architecture import Architecture
-from gcsearch.backbones import build_backbone, check_backbone, load_weights
 from gcsearch.config import SearchConfig
-from gcsearch.cost import (
-    LatencyProbe,
-    LatencyRatio,
-    LatencySettings,
-    latency_context,
-    share_weights,
-)
-from gcsearch.errors import ConfigError, LatencyError
-from gcsearch.evaluation.costs import count_costs, hold_to_limits, ratios_to
+from gcsearch.cost import LatencyRatio
+from gcsearch.errors import ConfigError
+from gcsearch.evaluation.costs import hold_to_limits, ratios_to
+from gcsearch.evaluation.gauge import Gauge
 from gcsearch.evaluation.value import Evaluation, pack
-from gcsearch.machine import n_cores, pick_device, pick_precision, together
+from gcsearch.machine import device_fault, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
-from gcsearch.proxy import ProxyTask, Split, load_task
+from gcsearch.proxy import Split
 from gcsearch.proxy.training import (
     TRAINING_VERSION,
     Epoch,
@@ -44,13 +37,13 @@ from gcsearch.proxy.training import (
     measure_speed,
     train,
 )
-from gcsearch.space import SearchSpace, select_sites
-from gcsearch.surgery import Site, find_sites, insert
+from gcsearch.space import SearchSpace
+from gcsearch.surgery import insert
 
 __all__ = ["Evaluator"]
 
 
-class Evaluator:
+class Evaluator(Gauge):
     """Evaluates architectures of one search on this machine.
 
     Args:
@@ -75,31 +68,12 @@ class Evaluator:
         threads: int | None = None,
         measure: Callable[[Architecture], LatencyRatio] | None = None,
     ) -> None:
-        check_backbone(config.backbone, trust=trust)  # before the data, which may take a while
-        self.config = config
         self.device = _usable(pick_device(config.training.device))
         self.precision = pick_precision(config.training.precision, self.device)
-        self._trust = trust
-        self._threads = threads or n_cores()
-        self._weights: dict[str, torch.Tensor] | None = None
-        self.task: ProxyTask = load_task(
-            config.data.source,
-            image_size=config.data.image_size,
-            seed=config.search.seed,
-            options=config.data.options,
-            cache_dir=cache_dir / "data",
-            trust=trust,
+        super().__init__(
+            config, cache_dir=cache_dir, trust=trust, threads=threads, measure=measure
         )
-        self.input_size = (3, *self.task.image_size)
-        self._backbone = self._fresh_backbone()
-        self.sites = find_sites(self._backbone, self.input_size)
-        self._latency_size = (3, config.latency.image_size, config.latency.image_size)
-        self._time = measure
-
-    def space(self) -> SearchSpace:
-        """Lay out the search space over the chosen sites."""
-        chosen = select_sites(self.sites, self.config.space.sites)
-        return SearchSpace(self.config.backbone, chosen, self.config.space)
+        self._weights: dict[str, torch.Tensor] | None = None
 
     def train_baseline(self, fidelity: Fidelity) -> Iterator[Epoch]:
         """Train the unaltered backbone from its start weights; yield each epoch.
@@ -150,70 +124,6 @@ class Evaluator:
         torch.manual_seed(seed)
         return insert(model, architecture.insertions, sites=self.sites)
 
-    def count_costs(self, architecture: Architecture) -> dict[str, int]:
-        """Count an architecture's ``macs``, ``params`` and ``memory``, as it will be served."""
-        if architecture.is_baseline:
-            return self._backbone_costs
-        model = insert(copy.deepcopy(self._backbone), architecture.insertions, sites=self.sites)
-        return self._count(model)
-
-    def measure_latency(self, architecture: Architecture) -> LatencyRatio:
-        """Time an architecture against the backbone, alone on the machine that times.
-
-        Raises:
-            LatencyError: The model refuses pictures of this size, or the runtime the model.
-        """
-        if self._time is None:
-            self._time = self.latency_probe(self.config.latency)
-        return self._time(architecture)
-
-    def conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
-        """Time an architecture; a latency that is no number is an error.
-
-        Raises:
-            LatencyError: It is inconclusive, or cannot be measured at all.
-        """
-        latency = self.measure_latency(architecture)
-        if not latency.conclusive:
-            raise LatencyError(
-                f"latency is {latency} after {latency.pairs} pairs, so it makes no number; "
-                "quiet the machine, or raise latency.time_limit_s or latency.precision"
-            )
-        return latency
-
-    def latency_probe(self, settings: LatencySettings) -> Callable[[Architecture], LatencyRatio]:
-        """Return what times architectures, with the backbone made ready once.
-
-        Args:
-            settings: Runtime, batch, image size and so on.
-
-        Raises:
-            LatencyError: The backbone refuses such pictures, or the runtime the backbone.
-        """
-        baseline = copy.deepcopy(self._backbone)
-        probe = LatencyProbe(baseline, (3, settings.image_size, settings.image_size), settings)
-
-        def time_one(architecture: Architecture) -> LatencyRatio:
-            altered = insert(share_weights(baseline), architecture.insertions, sites=self.sites)
-            return probe.measure(altered)
-
-        return time_one
-
-    def timed_sites(self) -> list[Site]:
-        """Find the sites again, in the form they have when the backbone is timed."""
-        return find_sites(self._backbone, self._latency_size)
-
-    def latency_context(self) -> dict[str, Any]:
-        """Return all that latencies measured here depend on but the architecture."""
-        config = self.config
-        return latency_context(
-            config.backbone,
-            self._backbone,
-            self.task.n_classes,
-            self._latency_size,
-            config.latency,
-        )
-
     def measure_speeds(self, space: SearchSpace, started: float) -> Speeds:
         """Measure in a few seconds how fast this machine trains, scores and times.
 
@@ -250,7 +160,7 @@ class Evaluator:
 
         Raises:
             TrainingError: The training diverged or ran out of memory.
-            LatencyError: The latency is inconclusive.
+            LatencyError: The latency is inconclusive, or it cannot be served here.
             OverLimitError: It costs more than ``latency.limit`` or one of ``limits`` allows.
         """
         begin = time.perf_counter()
@@ -323,15 +233,6 @@ class Evaluator:
             hold=together,
         )
 
-    @cached_property
-    def _backbone_costs(self) -> dict[str, int]:
-        return self._count(self._backbone)
-
-    def _count(self, model: nn.Module) -> dict[str, int]:
-        torch.set_num_threads(self._threads)
-        with together():
-            return count_costs(model, self._latency_size, self.config.latency.batch_size)
-
     def _training_speed(
         self, architecture: Architecture, *, is_baseline: bool
     ) -> tuple[float, float]:
@@ -345,15 +246,6 @@ class Evaluator:
                 device=self.device,
                 precision=self.precision,
             )
-
-    def _fresh_backbone(self) -> nn.Module:
-        config = self.config
-        torch.manual_seed(config.search.seed)
-        n_classes = self.task.n_classes
-        model = build_backbone(config.backbone, n_classes=n_classes, trust=self._trust)
-        if config.weights:
-            load_weights(model, config.backbone, config.weights)
-        return model
 
 
 def _as_point(epoch: Epoch) -> dict[str, float]:
@@ -371,13 +263,10 @@ def _usable(device: str) -> str:
     Raises:
         ConfigError: This machine has no such device.
     """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch is built without it
-        reason = str(error).splitlines()[0]
+    if fault := device_fault(device):
         raise ConfigError(
-            [f"training.device {device!r} cannot be used: {reason}; auto takes what is there"]
-        ) from error
+            [f"training.device {device!r} cannot be used: {fault}; auto takes what is there"]
+        )
     return device
 
 

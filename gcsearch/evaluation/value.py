@@ -31,8 +31,8 @@ class Evaluation:
         params: Of the whole network.
         macs: Multiply-accumulates of one picture at the latency's image size.
         seconds: Spent on ``training``, scoring included, on ``latency``, and on ``counting``.
-        memory: Bytes at the peak of one forward pass at the latency's image and batch size;
-            ``None`` in evaluations that were stored before it was measured.
+        memory: Bytes at the peak of one forward pass, served as latency is measured; ``None`` in
+            evaluations that were stored before it was measured.
         ratios: ``macs``, ``params`` and ``memory`` over those of the unaltered backbone; empty in
             evaluations that were stored before.
     """

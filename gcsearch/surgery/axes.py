@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gcsearch.surgery.tracing import Value
 
-__all__ = ["channel_axes"]
+__all__ = ["LAST", "axis_order", "channel_axes"]
 
 FIRST = frozenset(
     {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}
@@ -33,6 +33,16 @@ def channel_axes(values: Sequence[Value]) -> list[int | None]:
     return axes
 
 
+def axis_order(value: Value, rank: int) -> list[int]:
+    """Return the axes of what was permuted or transposed in their new order."""
+    order = list(range(rank))
+    if value.operation == "permute":
+        return [number % rank for number in value.numbers]
+    one, other = value.numbers or (0, 1)
+    order[one], order[other] = order[other], order[one]
+    return order
+
+
 def _axis(value: Value, values: Sequence[Value], axes: Sequence[int | None]) -> int | None:
     operation, rank = value.operation, len(value.shape)
     if operation in FIRST:
@@ -43,20 +53,10 @@ def _axis(value: Value, values: Sequence[Value], axes: Sequence[int | None]) -> 
         return None
     known = [(values[i], axis) for i in value.inputs if (axis := axes[i]) is not None]
     if operation in ("permute", "transpose", "t"):
-        return _permuted(value, *known[0]) if known else None
+        return axis_order(value, rank).index(known[0][1]) if known else None
     if operation in VIEWS:
         return _viewed(value, *known[0]) if known else None
     return next((axis for source, axis in known if len(source.shape) == rank), None)
-
-
-def _permuted(value: Value, source: Value, axis: int) -> int:
-    order = list(range(len(source.shape)))
-    if value.operation == "permute":
-        order = [number % len(order) for number in value.numbers]
-    else:
-        one, other = value.numbers or (0, 1)
-        order[one], order[other] = order[other], order[one]
-    return order.index(axis)
 
 
 def _viewed(value: Value, source: Value, axis: int) -> int | None:

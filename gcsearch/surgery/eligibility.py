@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gcsearch.surgery.axes import channel_axes
+from gcsearch.surgery.division import divided
 from gcsearch.surgery.host import BLOCK_NAME, holds_block
 from gcsearch.surgery.layout import Features, read_layout
 from gcsearch.surgery.tracing import Return, Trace
@@ -42,6 +43,7 @@ def read_features(
             size; None if it failed.
     """
     axes = channel_axes(trace.values)
+    are_divided = divided(trace.values, axes)
     after = {returned.path: returned.shape for returned in rehearsal.returns} if rehearsal else {}
     n_calls = Counter(returned.path for returned in rehearsal.returns) if rehearsal else None
     returns = [returned for returned in trace.returns if returned.path in paths]
@@ -51,6 +53,11 @@ def read_features(
         path, shape = returned.path, returned.shape
         if n_calls is not None and n_calls[f"{path}.{BLOCK_NAME}"] != 1:
             reasons[path] = "cannot be made to run one child more, once, at its end"
+            continue
+        if returned.value is not None and are_divided[returned.value]:
+            reasons[path] = (
+                "does not return features: no axis has all channels, as inside attention"
+            )
             continue
         second = (rehearsal.input_shape, after[path]) if rehearsal else None
         axis = None if returned.value is None else axes[returned.value]
