@@ -24,10 +24,10 @@ from gcsearch.cost import LatencyTable
 from gcsearch.cost.table import describe_residuals
 from gcsearch.evaluation import Evaluator
 from gcsearch.machine import environment
-from gcsearch.search import Listener, build_table
 from gcsearch.space import SearchSpace
 from gcsearch.study import LatencyStore, open_storage
 from gcsearch.study.latency_store import Measurement
+from gcsearch.tuning import Listener, build_table
 
 STUDY = "benchmarks/latency_table"
 

@@ -15,9 +15,9 @@ from gcsearch.errors import ConfigError, StudyError
 from gcsearch.plan import RAY_STARTUP_S
 from gcsearch.results import Finding, SearchResult, findings, near_front, summarise
 from gcsearch.resume import evaluator_of
-from gcsearch.search import Check, Listener, owed_checks, run_checks
 from gcsearch.study import SearchStudy
 from gcsearch.study.storage import run_directory
+from gcsearch.tuning import Check, Listener, owed_checks, run_checks
 
 __all__ = ["DEFAULT_SEEDS", "confirm"]
 

@@ -34,7 +34,9 @@ from gcsearch.results import (
     summarise,
 )
 from gcsearch.resume import baseline_path, config_to_go_on, default_study_name, plan_to_go_on
-from gcsearch.search import (
+from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
+from gcsearch.study.storage import DEFAULT_URL, run_directory
+from gcsearch.tuning import (
     Foresight,
     Listener,
     build_table,
@@ -43,8 +45,6 @@ from gcsearch.search import (
     owed_checks,
     run_trials,
 )
-from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
-from gcsearch.study.storage import DEFAULT_URL, run_directory
 
 __all__ = ["search"]
 

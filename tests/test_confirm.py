@@ -21,10 +21,10 @@ from gcsearch.errors import ConfigError
 from gcsearch.evaluation import Evaluation
 from gcsearch.intervals import Interval, holm, paired_gain, paired_p_value
 from gcsearch.results import Confirmation, SearchResult, choose, confirmations, rule_of
-from gcsearch.search import Check, Listener, check_here, owed_checks
-from gcsearch.search.check_searcher import CheckSearcher
-from gcsearch.search.suggester import FAILURES_IN_A_ROW, RETRIES
-from gcsearch.search.worker import Worker
+from gcsearch.tuning import Check, Listener, check_here, owed_checks
+from gcsearch.tuning.check_searcher import CheckSearcher
+from gcsearch.tuning.suggester import FAILURES_IN_A_ROW, RETRIES
+from gcsearch.tuning.worker import Worker
 
 P_VALUES = st.lists(st.floats(0, 1), max_size=20)
 LATENCY = LatencyRatio(1.3, 1.29, 1.31, True, 11.0, 10.0, 40, 1.0)

@@ -27,7 +27,7 @@ ROOMS = [
     "plan",
     "evaluation",
     "study",
-    "search",
+    "tuning",
     "results",
     "export",
     "pictures",
@@ -41,6 +41,12 @@ ROOMS = [
 ]
 ENTRANCES = {"__init__", "__main__"}
 FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_no_room_has_the_name_of_something_public():
+    """Importing a room binds its name in the package, where it would hide the other."""
+    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
+    assert rooms.isdisjoint(gcsearch._HOMES)
 
 
 def room_of(path: Path) -> str:
@@ -76,7 +82,7 @@ def test_imports_point_up_the_table(path):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("ray", {"search"}),
+        ("ray", {"tuning"}),
         ("optuna_dashboard", {"cli"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),

@@ -12,8 +12,8 @@ from gcsearch.config import load_config
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import ConfigError, LatencyError
 from gcsearch.run import search
-from gcsearch.search import Listener, probe
-from gcsearch.search.probe import RESOURCE, Prober, start_prober, timed_by
+from gcsearch.tuning import Listener, probe
+from gcsearch.tuning.probe import RESOURCE, Prober, start_prober, timed_by
 
 RATIO = LatencyRatio(1.1, 1.0, 1.2, True, 2.0, 1.8, 30, 0.5, 2.2, 2.0, (1.0, 0.9, 1.1))
 ARCHITECTURE = Architecture("tiny", (Insertion("a"),))

@@ -31,8 +31,8 @@ from gcsearch.export.finding import export_finding
 from gcsearch.results import SearchResult, candidate_of
 from gcsearch.resume import default_study_name, evaluator_of, stored_config
 from gcsearch.run import search
-from gcsearch.search import Listener
 from gcsearch.study import LatencyStore, SearchStudy, TrialRow, measurements_of, open_storage
+from gcsearch.tuning import Listener
 
 BREAKING = '''
 from torch import nn

@@ -15,16 +15,16 @@ from gcsearch.cost import LatencyRatio, Prediction
 from gcsearch.cost.table import Entry, plan_groups
 from gcsearch.errors import LatencyError
 from gcsearch.evaluation import Evaluation, Refusal
-from gcsearch.search import Foresight, Listener, build_table, n_missing
-from gcsearch.search.searcher import (
+from gcsearch.space import SearchSpace, SpaceSettings
+from gcsearch.study import Proposal
+from gcsearch.surgery import Site
+from gcsearch.tuning import Foresight, Listener, build_table, n_missing
+from gcsearch.tuning.searcher import (
     FAILURES_IN_A_ROW,
     REFUSALS_IN_A_ROW,
     RETRIES,
     StudySearcher,
 )
-from gcsearch.space import SearchSpace, SpaceSettings
-from gcsearch.study import Proposal
-from gcsearch.surgery import Site
 
 FINISHED = StudySearcher.FINISHED
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from gcsearch.cli.tables import costs_line, plan_lines, points
-from gcsearch.search.events import Listener
+from gcsearch.tuning.events import Listener
 
 if TYPE_CHECKING:
     from gcsearch.architecture import Architecture

@@ -17,11 +17,11 @@ from gcsearch.evaluation import Evaluator
 from gcsearch.machine import n_cores
 from gcsearch.plan import Plan
 from gcsearch.proxy.sources import absolute
-from gcsearch.search.checks import Check
-from gcsearch.search.events import Listener
-from gcsearch.search.foresight import Foresight
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
+from gcsearch.tuning.checks import Check
+from gcsearch.tuning.events import Listener
+from gcsearch.tuning.foresight import Foresight
 
 # Ray reads these while it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -36,11 +36,11 @@ with warnings.catch_warnings():
     import ray
     from ray import tune
 
-from gcsearch.search.check_searcher import CheckSearcher
-from gcsearch.search.probe import start_prober, timed_by
-from gcsearch.search.searcher import StudySearcher
-from gcsearch.search.suggester import Suggester
-from gcsearch.search.worker import Worker, WorkerContext
+from gcsearch.tuning.check_searcher import CheckSearcher
+from gcsearch.tuning.probe import start_prober, timed_by
+from gcsearch.tuning.searcher import StudySearcher
+from gcsearch.tuning.suggester import Suggester
+from gcsearch.tuning.worker import Worker, WorkerContext
 
 __all__ = ["run_checks", "run_trials"]
 

@@ -12,10 +12,10 @@ from ray.tune.search import Searcher
 
 from gcsearch.cost import LatencyRatio
 from gcsearch.evaluation import Evaluation
-from gcsearch.search.checks import Check
-from gcsearch.search.events import Listener
-from gcsearch.search.suggester import FAILURES_IN_A_ROW, RETRIES, Suggester
 from gcsearch.study import SearchStudy
+from gcsearch.tuning.checks import Check
+from gcsearch.tuning.events import Listener
+from gcsearch.tuning.suggester import FAILURES_IN_A_ROW, RETRIES, Suggester
 
 __all__ = ["CheckSearcher"]
 

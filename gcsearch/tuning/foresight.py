@@ -13,9 +13,9 @@ from gcsearch.cost import LatencyRatio
 from gcsearch.cost.table import Entry, Group, LatencyTable, Prediction, plan_groups
 from gcsearch.errors import LatencyError
 from gcsearch.evaluation import Evaluator, Refusal
-from gcsearch.search.events import Listener
 from gcsearch.space import SearchSpace
 from gcsearch.study import LatencyStore
+from gcsearch.tuning.events import Listener
 
 __all__ = ["Foresight", "build_table", "n_missing"]
 

@@ -3,10 +3,10 @@
 The only room that imports ray.
 """
 
-from gcsearch.search.checks import Check, check_here, owed_checks
-from gcsearch.search.driver import run_checks, run_trials
-from gcsearch.search.events import Listener
-from gcsearch.search.foresight import Foresight, build_table, n_missing
+from gcsearch.tuning.checks import Check, check_here, owed_checks
+from gcsearch.tuning.driver import run_checks, run_trials
+from gcsearch.tuning.events import Listener
+from gcsearch.tuning.foresight import Foresight, build_table, n_missing
 
 __all__ = [
     "Check",

@@ -15,11 +15,11 @@ from ray.tune.search import Searcher
 from gcsearch.architecture import Architecture
 from gcsearch.cost import COSTS, LatencyRatio, limit_key
 from gcsearch.evaluation import Evaluation, Refusal
-from gcsearch.search.events import Listener
-from gcsearch.search.foresight import Foresight
-from gcsearch.search.suggester import FAILURES_IN_A_ROW, RETRIES, Suggester
 from gcsearch.space import SearchSpace
 from gcsearch.study import SearchStudy
+from gcsearch.tuning.events import Listener
+from gcsearch.tuning.foresight import Foresight
+from gcsearch.tuning.suggester import FAILURES_IN_A_ROW, RETRIES, Suggester
 
 __all__ = ["StudySearcher"]
 

@@ -11,8 +11,8 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.evaluation import Evaluator
 from gcsearch.plan import Plan
-from gcsearch.search.events import Listener
 from gcsearch.study import SearchStudy
+from gcsearch.tuning.events import Listener
 
 __all__ = ["Check", "check_here", "owed_checks"]
 

@@ -17,7 +17,7 @@ from gcsearch.architecture import Architecture
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import LatencyError
 from gcsearch.evaluation import Evaluator
-from gcsearch.search.worker import WorkerContext
+from gcsearch.tuning.worker import WorkerContext
 
 __all__ = ["RESOURCE", "Prober", "start_prober", "timed_by"]
 
