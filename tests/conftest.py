@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from gcsearch.config import SearchConfig, load_config
+from gcsearch.machine import n_cores
+
+if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # With all cores each, they and what they start would only wait for each other.
+    n_threads = max(1, n_cores() // n_workers)
+    torch.set_num_threads(n_threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
 
 # An example may take long on a machine that is busy with other things.
 settings.register_profile("unhurried", deadline=None)
