@@ -34,6 +34,7 @@ ROOMS = [
     "report",
     "explain",
     "timing",
+    "dashboard",
     "resume",
     "confirm",
     "run",
@@ -77,7 +78,7 @@ def test_imports_point_up_the_table(path):
     ("library", "rooms"),
     [
         ("ray", {"search"}),
-        ("optuna_dashboard", {"cli"}),
+        ("optuna_dashboard", {"dashboard"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
     ],

@@ -39,6 +39,8 @@ RECORD = "gcsearch"
 CHECK = "check"
 RETIMED = "retimed"
 DRIVERS = "drivers"
+CONSTRAINTS = "constraints"
+"""Of Optuna's own: the older of its two forms, which is the one that its dashboard reads."""
 MAX_DUPLICATES_IN_A_ROW = 3
 MAX_DRAWS = 1000
 
@@ -144,10 +146,13 @@ class SearchStudy:
             )
         self._study.set_user_attr(key, content_hash)
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials by number, as Optuna has them; they are not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
     def rows(self) -> list[TrialRow]:
         """Return all trials by number."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [TrialRow.from_optuna(trial) for trial in trials]
+        return [TrialRow.from_optuna(trial) for trial in self.trials()]
 
     def n_done(self) -> int:
         """Return how many of the planned trials are used up."""
@@ -324,6 +329,8 @@ class SearchStudy:
             return Proposal(trial.number, architecture)
         trial.set_user_attr("duplicate_of", twin.number)
         if twin.state == TrialState.COMPLETE:
+            if known_limits := twin.system_attrs.get(CONSTRAINTS):
+                self.storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, known_limits)
             self._tell(trial._trial_id, TrialState.COMPLETE, twin.values)
         else:
             self.fail(trial.number, f"same architecture as trial {twin.number}", retry=True)
@@ -360,7 +367,7 @@ class SearchStudy:
         """Store one constraint a limit, kept where at most 0, in the form the dashboard reads."""
         if limits := self.record.limits:
             values = [*excesses(limits, ratios).values()]
-            self.storage.set_trial_system_attr(trial._trial_id, "constraints", values)
+            self.storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, values)
 
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
