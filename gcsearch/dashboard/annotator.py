@@ -92,7 +92,9 @@ class Annotator:
     def _annotate(self, story: _Story, book: NoteBook) -> None:
         number = story.attempt.row.number
         trial = self._study.trials()[number]
-        book.write(trial._trial_id, trial_words(story.attempt, story.finding, story.confirmation))
+        is_over = any(excess > 0 for excess in trial.constraints.values())
+        words = trial_words(story.attempt, story.finding, story.confirmation, is_over=is_over)
+        book.write(trial._trial_id, words)
         owner = f"{self._study.name}/{number}/{trial.datetime_start}"
         if number not in self._settled:
             for artifact in self._artifacts(story):

@@ -43,7 +43,11 @@ def study_words(study: SearchStudy, result: SearchResult | None, storage: str) -
 
 
 def trial_words(
-    attempt: Attempt, finding: Finding | None = None, confirmation: Confirmation | None = None
+    attempt: Attempt,
+    finding: Finding | None = None,
+    confirmation: Confirmation | None = None,
+    *,
+    is_over: bool = False,
 ) -> str:
     """Return what became of a trial, and what it was.
 
@@ -51,9 +55,12 @@ def trial_words(
         attempt: The trial, which has ended.
         finding: It compared with the baseline, if it is complete.
         confirmation: What fresh seeds say of it.
+        is_over: Whether it breaks a limit of the study, although it was trained.
     """
     row = attempt.row
     parts = [_outcome(attempt, finding)]
+    if is_over and not attempt.is_refused:
+        parts.append("**Infeasible:** it is over a limit of the study.")
     if confirmation is not None:
         parts.append(_confirmed(confirmation))
     elif finding is not None and not finding.is_baseline:
