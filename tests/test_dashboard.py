@@ -14,7 +14,7 @@ from xml.dom import minidom
 
 import optuna_dashboard
 import pytest
-from made_up import SITES, add_checks, fill, new_study, refuse_and_fail
+from made_up import SITES, add_checks, evaluation_of, fill, new_study, refuse_and_fail
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
@@ -247,13 +247,13 @@ def test_names_stay_text_in_notes(tmp_path, config):
     name = "![x](http://a.b) `c` <script>"
     study = new_study(f"sqlite:///{tmp_path}/s.db", config, name=name)
     fill(study, config, 0)
-    study.fail(fail_next(study, config), "[click](http://a.b) ![y](http://a.b)")
+    study.fail(ask_next(study, config), "[click](http://a.b) ![y](http://a.b)")
     annotator_of(study, tmp_path).refresh()
     assert "\\[click\\](http://a.b) \\!\\[y\\]" in note_of(study, 1)
     assert "`` gcsearch run --study" in note_of(study)
 
 
-def fail_next(study: SearchStudy, config) -> int:
+def ask_next(study: SearchStudy, config) -> int:
     return study.ask(SearchSpace("resnet18", SITES, config.space)).number
 
 
@@ -285,6 +285,15 @@ def test_duplicate_of_an_infeasible_trial_is_infeasible(study, config):
     trials = study.trials()
     for number, twin in numbers.items():
         assert trials[number].constraints == trials[twin].constraints != {}
+
+
+def test_trial_that_comes_late_keeps_its_constraints(study, config):
+    number = ask_next(study, config)
+    study.requeue(number, "taken for dead")
+    architecture = study.rows()[number].architecture
+    study.complete(number, evaluation_of(architecture, 0.5, 1.4))
+    late = study.trials()[-1]
+    assert late.state.name == "COMPLETE" and max(late.constraints.values()) > 0
 
 
 class Quiet(WSGIRequestHandler):
