@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
+from gcsearch.dashboard import Annotator
+from gcsearch.dashboard.listening import AnnotatingListener
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.plan import RAY_STARTUP_S
 from gcsearch.results import Finding, SearchResult, findings, near_front, summarise
 from gcsearch.resume import evaluator_of
 from gcsearch.study import SearchStudy
-from gcsearch.study.storage import run_directory
-from gcsearch.tuning import Check, Listener, owed_checks, run_checks
+from gcsearch.study.storage import artifact_directory, run_directory, shown_url
+from gcsearch.tuning import Check, Listener, listen_together, owed_checks, run_checks
 
 __all__ = ["DEFAULT_SEEDS", "confirm"]
 
@@ -65,6 +67,8 @@ def confirm(
     checks = owed_checks(study, architectures, seeds)
     plan = replace(study.plan, workers=workers or study.plan.workers)
     is_complete = True
+    directory = artifact_directory(storage)
+    annotator = Annotator(study, shown_url(storage), directory, listener.notice)
     if checks:
         training_s = median(f.evaluation.seconds["training"] for f in found)
         _tell_plan(checks, found, training_s, plan.workers, listener)
@@ -74,12 +78,13 @@ def confirm(
             evaluator_of(study, storage, trust=trust),
             plan,
             check_s=training_s,
-            listener=listener,
+            listener=listen_together(listener, AnnotatingListener(annotator)),
             deadline=None if budget_s is None else began + budget_s,
             ray_address=ray_address,
             cache_dir=run_directory(storage) / "cache",
             trust=trust,
         )
+    annotator.refresh()
     return summarise(study, storage, is_complete=is_complete)
 
 

@@ -19,6 +19,8 @@ from optuna.storages import RDBStorage
 from torch import nn
 
 from gcsearch.config import SearchConfig
+from gcsearch.dashboard import Annotator
+from gcsearch.dashboard.listening import AnnotatingListener
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.evaluation import Evaluator
 from gcsearch.export import write_atomically
@@ -35,12 +37,13 @@ from gcsearch.results import (
 )
 from gcsearch.resume import baseline_path, config_to_go_on, default_study_name, plan_to_go_on
 from gcsearch.study import LatencyStore, SearchStudy, StudyRecord, open_storage
-from gcsearch.study.storage import DEFAULT_URL, run_directory
+from gcsearch.study.storage import DEFAULT_URL, artifact_directory, run_directory, shown_url
 from gcsearch.tuning import (
     Foresight,
     Listener,
     build_table,
     check_here,
+    listen_together,
     n_missing,
     owed_checks,
     run_trials,
@@ -110,7 +113,14 @@ class _Run:
             self._go_on(SearchStudy(opened, name))
         else:
             self._begin(opened, name)
+        self._annotate()
         self._listener.planned(self._plan, self._study.name, self._study.rows())
+
+    def _annotate(self) -> None:
+        """Have notes and artifacts kept up to date from now on."""
+        shown, directory = shown_url(self._storage), artifact_directory(self._storage)
+        self._annotator = Annotator(self._study, shown, directory, self._listener.notice)
+        self._listener = listen_together(self._listener, AnnotatingListener(self._annotator))
 
     def _begin(self, opened: RDBStorage, name: str) -> None:
         """Lay out a plan and make the study; go on with it if another process was faster."""
@@ -205,6 +215,7 @@ class _Run:
 
     def conclude(self) -> SearchResult:
         """Read the results from the database and export the choice."""
+        self._annotator.refresh()
         if self._study.baseline() is None:
             return SearchResult(
                 *(self._study.name, self._storage, self._is_complete, [], [], None, None),

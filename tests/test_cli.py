@@ -573,3 +573,9 @@ def test_dashboard_on_a_taken_port_is_one_line(call, storage):
         port = str(taken.getsockname()[1])
         code, _, err = call("dashboard", "--storage", storage, "--port", port)
     assert code == 1 and f"cannot listen on 127.0.0.1:{port}" in err
+
+
+def test_dashboard_at_an_address_of_another_machine_is_one_line(call, storage):
+    code, _, err = call("dashboard", "--storage", storage, "--host", "192.0.2.1")
+    assert code == 1 and "whoever reaches 192.0.2.1:8080 can change and delete studies" in err
+    assert "cannot listen on 192.0.2.1:8080" in err and "choose another --port or --host" in err

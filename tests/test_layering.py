@@ -34,6 +34,7 @@ ROOMS = [
     "report",
     "explain",
     "timing",
+    "dashboard",
     "resume",
     "confirm",
     "run",
@@ -83,7 +84,7 @@ def test_imports_point_up_the_table(path):
     ("library", "rooms"),
     [
         ("ray", {"tuning"}),
-        ("optuna_dashboard", {"cli"}),
+        ("optuna_dashboard", {"dashboard"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
     ],

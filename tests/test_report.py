@@ -6,21 +6,19 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_up import SITES, add_checks, evaluation_of, fill, new_study, refuse_and_fail
 from markupsafe import escape
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cli import main
 from gcsearch.config import load_config, read_yaml
-from gcsearch.cost import LatencyRatio
 from gcsearch.errors import StudyError
-from gcsearch.evaluation import Evaluation, Refusal, pack
 from gcsearch.intervals import Interval
 from gcsearch.pictures import write_picture
-from gcsearch.plan import Speeds, make_plan
 from gcsearch.report import Report, assemble, draw_front, render
 from gcsearch.report.axis import axis_over
 from gcsearch.report.effects import difference, effects_of, random_gain
@@ -28,74 +26,13 @@ from gcsearch.report.importance import MIN_ARCHITECTURES, importances_of
 from gcsearch.report.volume import MARGIN, REFERENCE_RATIO, hypervolume
 from gcsearch.results import Finding
 from gcsearch.space import SearchSpace
-from gcsearch.study import SearchStudy, StudyRecord, attempts_of, open_storage, sites_of
-from gcsearch.surgery import Site
+from gcsearch.study import attempts_of, sites_of
 
-SITES = [
-    Site(f"layer{stage}.{n}", "after-add", stage, 64, (64, 8, 8))
-    for stage in (1, 2, 3)
-    for n in range(2)
-]
-TASK = {"name": "made up", "content_hash": "cafe", "n_val": 200}
 EVIL = "<script>alert(1)</script>"
 SECTIONS = [
     *("verdict", "front", "drawing", "curves", "volume", "importances", "effects"),
     *("latency", "manifest", "attempts"),
 ]
-
-
-def evaluation_of(
-    architecture: Architecture, top1: float, ratio: float, *, seed: int = 0
-) -> Evaluation:
-    correct = np.arange(200) < round(200 * top1)
-    latency = LatencyRatio(
-        *(ratio, ratio - 0.01, ratio + 0.01, True, 11.25, 10.0, 40, 1.0),
-        *(12.5, 11.0, (1.0, 0.99, 1.01)),
-    )
-    curve = tuple(
-        {"train_loss": 2.0, "loss": loss, "top1": top1 - lack, "seconds": 1.0}
-        for loss, lack in [(1.7, 0.05), (1.5, 0.0)]
-    )
-    counts = (11_000_000, 20_000_000, {"training": 1.0}, 50_000_000)
-    ratios = {"macs": 1.001, "params": 1.2, "memory": 1.1}
-    return Evaluation(
-        *(architecture, seed, float(correct.mean()), 1.5, pack(correct), curve, latency),
-        *(*counts, ratios),
-    )
-
-
-def new_study(url: str, config, *, name: str = "made-up", sites=SITES) -> SearchStudy:
-    plan = make_plan(config.plan, Speeds(9, 9, 9, 1, 1), n_val=200, n_test=200)
-    stored = [asdict(site) for site in sites]
-    record = StudyRecord(config.to_dict(), plan.to_dict(), TASK, {"python": "3.11"}, stored)
-    return SearchStudy.create(open_storage(url), name, record)
-
-
-def fill(study: SearchStudy, config, n: int) -> None:
-    """Complete the baseline and ``n`` architectures, of which those with att pooling gain."""
-    space, rng = SearchSpace("resnet18", SITES, config.space), np.random.default_rng(0)
-    for number in range(n + 1):
-        proposal = study.ask(space)
-        insertions = proposal.architecture.insertions
-        gain = 0.1 * any(i.pooling == "att" for i in insertions) if number else 0.0
-        top1 = 0.5 + gain + (rng.normal(0, 0.02) if number else 0.0)
-        ratio = 1 + 0.02 * len(insertions) + rng.normal(0, 0.002)
-        study.complete(proposal.number, evaluation_of(proposal.architecture, top1, ratio))
-
-
-def refuse_and_fail(study: SearchStudy, config) -> None:
-    space = SearchSpace("resnet18", SITES, config.space)
-    measured = LatencyRatio(1.4, 1.38, 1.42, True, 14.0, 10.0, 40, 1.0)
-    study.refuse(study.ask(space).number, Refusal("latency", 1.3, {"macs": 1.1}, measured))
-    study.refuse(study.ask(space).number, Refusal("macs", 1.05, {"macs": 1.1}, None))
-    study.fail(study.ask(space).number, "training loss became nan")
-    study.ask(space)
-
-
-def add_checks(study: SearchStudy, architecture: Architecture, top1: float) -> None:
-    for seed in (10_000, 10_001):
-        study.add_check(evaluation_of(architecture.baseline(), 0.5, 1.0, seed=seed))
-        study.add_check(evaluation_of(architecture, top1, 1.0, seed=seed))
 
 
 @pytest.fixture(scope="module")

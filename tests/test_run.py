@@ -139,6 +139,19 @@ def test_search_ends_with_as_many_trials_as_planned(finished):
 
 
 @pytest.mark.slow
+def test_search_leaves_notes_and_artifacts_for_the_dashboard(finished):
+    study = finished.study
+    attrs = study.storage.get_study_system_attrs(1)
+    ended = [row for row in study.rows() if row.duplicate_of is None]
+    assert sum(key.startswith("dashboard:artifacts:") for key in attrs) == 3 * len(ended)
+    assert all(f"dashboard:{row.number + 1}:note_ver" in attrs for row in study.rows())
+    assert "1 fresh seed(s)" in attrs["dashboard:note_str:0"]
+    folder = Path(finished.storage.removeprefix("sqlite:///")).parent / "artifacts"
+    assert len(list(folder.iterdir())) == 3 * len(ended)
+    assert not any("incomplete" in notice for notice in finished.heard.notices)
+
+
+@pytest.mark.slow
 def test_search_tells_its_listener(finished):
     trials = ["trial", "epoch"] * 4  # the last epoch comes with the evaluation
     assert finished.heard.events == ["baseline"] * 4 + trials + ["check"] * 2

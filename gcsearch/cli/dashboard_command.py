@@ -10,6 +10,8 @@ from gcsearch.cli.options import DEFAULT_STORAGE, StorageOption
 
 __all__ = ["dashboard"]
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
 
 def dashboard(
     storage: StorageOption = DEFAULT_STORAGE,
@@ -20,18 +22,26 @@ def dashboard(
 ) -> None:
     """Open the Optuna dashboard on the study database, for this machine's own browser.
 
+    Its notes tell the verdict and what became of each trial; a trial's artifacts are its learning
+    curve, a drawing of its backbone and its config. What is missing of them is added first. It may
+    be open while a search goes on.
+
     Example: gcsearch dashboard --port 8081
     """
-    import optuna_dashboard
+    from gcsearch.dashboard import serve
+    from gcsearch.study.storage import shown_url
 
-    from gcsearch.errors import GcsearchError
-    from gcsearch.study import open_storage
+    def notice(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
 
-    opened = open_storage(storage, create=False)
-    print(f"http://{host}:{port}/ shows {storage}; stop it with Ctrl-C", flush=True)
-    try:
-        optuna_dashboard.run_server(opened, host=host, port=port)
-    except OSError as error:
-        raise GcsearchError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
-        ) from error
+    def tell_address() -> None:
+        address = f"[{host}]" if ":" in host else host
+        print(
+            f"http://{address}:{port}/ shows {shown_url(storage)}; stop it with Ctrl-C", flush=True
+        )
+
+    if host not in LOCAL:
+        notice(
+            f"whoever reaches {host}:{port} can change and delete studies: no password is asked"
+        )
+    serve(storage, host=host, port=port, ready=tell_address, notice=notice)

@@ -21,10 +21,10 @@ from gcsearch.report.manifest import (
 from gcsearch.report.points import FrontView, Kind, front_view, subject_of
 from gcsearch.report.verdict import Verdict, verdict_of
 from gcsearch.report.volume import Volume, volume_over_trials
-from gcsearch.results import summarise
+from gcsearch.results import Finding, summarise
 from gcsearch.study import SearchStudy, attempts_of, sites_of
 
-__all__ = ["Curve", "Report", "assemble"]
+__all__ = ["Curve", "Report", "assemble", "curve_of"]
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,7 @@ def assemble(study: SearchStudy) -> Report:
         verdict=verdict_of(study, result, view),
         front=view,
         drawing=drawing,
-        curves=tuple(
-            Curve(
-                number=finding.number,
-                name=str(finding.evaluation.architecture),
-                kind=kinds[finding.number],
-                top1=tuple(point["top1"] for point in finding.evaluation.curve),
-                loss=tuple(point["loss"] for point in finding.evaluation.curve),
-            )
-            for finding in found
-        ),
+        curves=tuple(curve_of(finding, kinds[finding.number]) for finding in found),
         volume=volume_over_trials(found, view.limit),
         importances=importances_of(found, record.objectives),
         effects=effects_of(found, [site.path for site in sites]),
@@ -132,4 +123,16 @@ def assemble(study: SearchStudy) -> Report:
         latencies=latency_rows(found),
         manifest=manifest_of(study),
         attempts=attempt_rows(attempts, record.objective),
+    )
+
+
+def curve_of(finding: Finding, kind: Kind) -> Curve:
+    """Return how a trial learned, marked as one of its kind."""
+    evaluation = finding.evaluation
+    return Curve(
+        number=finding.number,
+        name=str(evaluation.architecture),
+        kind=kind,
+        top1=tuple(point["top1"] for point in evaluation.curve),
+        loss=tuple(point["loss"] for point in evaluation.curve),
     )

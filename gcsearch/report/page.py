@@ -10,20 +10,16 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from gcsearch.report.axis import Axis, axis_over
 from gcsearch.report.content import Report
 from gcsearch.report.effects import MIN_EACH
 from gcsearch.report.points import FrontView
-from gcsearch.report.verdict import show_cost, show_points
+from gcsearch.report.templating import templates
 from gcsearch.report.volume import MARGIN
 
 __all__ = ["render"]
 
 SCRIPT = "tip.js"
-LABEL_LENGTH = 27
-"""Characters that fit in a box of the drawing."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,7 @@ class _Axes:
 
 def render(report: Report) -> bytes:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("gcsearch.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"show_points": show_points, "show_cost": show_cost, "short": _short}
+    environment = templates()
     script = environment.get_template(SCRIPT).render().strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template("page.html").render(
@@ -98,8 +87,3 @@ def _gains_shown(view: FrontView) -> list[float]:
     gains = [v for gain in kept for v in (gain.low, gain.high)]
     gains += [p.gain.value for p in view.points]
     return [100 * gain for gain in [0.0, view.smallest_gain or 0.0, *gains]]
-
-
-def _short(text: str) -> str:
-    """Return what fits in a box: the end of a path tells more than its beginning."""
-    return text if len(text) <= LABEL_LENGTH else "…" + text[1 - LABEL_LENGTH :]

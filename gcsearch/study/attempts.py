@@ -47,7 +47,7 @@ def attempts_of(study: SearchStudy) -> list[Attempt]:
             _costs(trial.user_attrs),
             bool(trial.user_attrs.get("predicted", False)),
         )
-        for trial in study.storage.get_all_trials(_id_of(study), deepcopy=False)
+        for trial in study.trials()
     ]
 
 
@@ -59,8 +59,7 @@ def sites_of(study: SearchStudy) -> list[Site]:
     """
     if study.record.sites:
         return [Site(**{**s, "shape": tuple(s["shape"])}) for s in study.record.sites]
-    trials = study.storage.get_all_trials(_id_of(study), deepcopy=False)
-    names = {name for trial in trials for name in trial.params if name.endswith(IS_CHOSEN)}
+    names = {name for trial in study.trials() for name in trial.params if name.endswith(IS_CHOSEN)}
     paths = sorted((name.removesuffix(IS_CHOSEN) for name in names), key=_by_number)
     stages = list(dict.fromkeys(path.rpartition(".")[0] for path in paths))
     return [Site(path, "", stages.index(path.rpartition(".")[0]) + 1, 0, ()) for path in paths]

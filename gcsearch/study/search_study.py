@@ -39,6 +39,8 @@ RECORD = "gcsearch"
 CHECK = "check"
 RETIMED = "retimed"
 DRIVERS = "drivers"
+CONSTRAINTS = "constraints"
+"""Of Optuna's own: the older of its two forms, which is the one that its dashboard reads."""
 MAX_DUPLICATES_IN_A_ROW = 3
 MAX_DRAWS = 1000
 
@@ -144,10 +146,13 @@ class SearchStudy:
             )
         self._study.set_user_attr(key, content_hash)
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials by number, as Optuna has them; they are not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
     def rows(self) -> list[TrialRow]:
         """Return all trials by number."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [TrialRow.from_optuna(trial) for trial in trials]
+        return [TrialRow.from_optuna(trial) for trial in self.trials()]
 
     def n_done(self) -> int:
         """Return how many of the planned trials are used up."""
@@ -194,14 +199,15 @@ class SearchStudy:
         attrs = {"evaluation": evaluation.to_dict(), **_shown_attrs(evaluation)}
         values = _objectives(evaluation, self.record.objective)
         trial = self._trial(number)
+        ratios: dict[str, float] = {cost: 1.0 for cost in COSTS}
+        if not evaluation.architecture.is_baseline:
+            ratios = upper_ratios(evaluation.ratios, evaluation.latency)
         if trial.state.is_finished():
-            self._add_late(trial, attrs, values)
+            self._add_late(trial, attrs, values, self._constraints(ratios))
             return
         for key, value in attrs.items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
-        own = upper_ratios(evaluation.ratios, evaluation.latency)
-        is_baseline = evaluation.architecture.is_baseline
-        self._constrain(trial, dict.fromkeys(COSTS, 1.0) if is_baseline else own)
+        self._constrain(trial, ratios)
         self._tell(trial._trial_id, TrialState.COMPLETE, values)
 
     def refuse(self, number: int, refusal: Refusal) -> None:
@@ -324,6 +330,8 @@ class SearchStudy:
             return Proposal(trial.number, architecture)
         trial.set_user_attr("duplicate_of", twin.number)
         if twin.state == TrialState.COMPLETE:
+            if known_limits := twin.system_attrs.get(CONSTRAINTS):
+                self.storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, known_limits)
             self._tell(trial._trial_id, TrialState.COMPLETE, twin.values)
         else:
             self.fail(trial.number, f"same architecture as trial {twin.number}", retry=True)
@@ -356,16 +364,25 @@ class SearchStudy:
                 seed=search["seed"] + n_trials,
             )
 
+    def _constraints(self, ratios: Mapping[str, float]) -> dict[str, list[float]]:
+        """Return one constraint a limit, kept where at most 0, in the form the dashboard reads."""
+        limits = self.record.limits
+        return {CONSTRAINTS: [*excesses(limits, ratios).values()]} if limits else {}
+
     def _constrain(self, trial: FrozenTrial, ratios: Mapping[str, float]) -> None:
-        """Store one constraint a limit, kept where at most 0, in the form the dashboard reads."""
-        if limits := self.record.limits:
-            values = [*excesses(limits, ratios).values()]
-            self.storage.set_trial_system_attr(trial._trial_id, "constraints", values)
+        for key, values in self._constraints(ratios).items():
+            self.storage.set_trial_system_attr(trial._trial_id, key, values)
 
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
 
-    def _add_late(self, trial: FrozenTrial, attrs: dict[str, Any], values: list[float]) -> None:
+    def _add_late(
+        self,
+        trial: FrozenTrial,
+        attrs: dict[str, Any],
+        values: list[float],
+        constraints: dict[str, list[float]],
+    ) -> None:
         """Keep what was measured for a trial that another process took for dead meanwhile.
 
         That happens to a machine that was asleep. What ended stays as it is; the result becomes a
@@ -381,6 +398,7 @@ class SearchStudy:
                 distributions=trial.distributions,
                 values=values,
                 user_attrs=kept | attrs,
+                system_attrs=constraints,
             )
         )
 

@@ -27,10 +27,12 @@ from gcsearch.study.schema import upgrade
 __all__ = [
     "DEFAULT_URL",
     "HEARTBEAT_S",
+    "artifact_directory",
     "list_studies",
     "newest_study",
     "open_storage",
     "run_directory",
+    "shown_url",
 ]
 
 DEFAULT_URL = "sqlite:///storage/gcsearch.db"
@@ -105,6 +107,22 @@ def run_directory(url: str) -> Path:
     parsed = _parse(url)
     is_file = _is_sqlite(parsed) and parsed.database
     return _sqlite_file(parsed).parent if is_file else Path("storage")
+
+
+def artifact_directory(url: str) -> Path:
+    """Return the folder for the artifacts that the dashboard shows of a database's trials."""
+    return run_directory(url) / "artifacts"
+
+
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown to others: without its password.
+
+    Example:
+        >>> shown_url("postgresql://me:secret@host/studies")
+        'postgresql://me:***@host/studies'
+    """
+    parsed = _parse(url)
+    return url if parsed.password is None else _shown(parsed).replace("+psycopg://", "://", 1)
 
 
 def _open_patiently(parsed: URL) -> RDBStorage:

@@ -5,7 +5,7 @@ The only room that imports ray.
 
 from gcsearch.tuning.checks import Check, check_here, owed_checks
 from gcsearch.tuning.driver import run_checks, run_trials
-from gcsearch.tuning.events import Listener
+from gcsearch.tuning.events import Listener, listen_together
 from gcsearch.tuning.foresight import Foresight, build_table, n_missing
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Listener",
     "build_table",
     "check_here",
+    "listen_together",
     "n_missing",
     "owed_checks",
     "run_checks",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from gcsearch.architecture import Architecture
 from gcsearch.cost import LatencyRatio
@@ -10,7 +11,7 @@ from gcsearch.evaluation import Evaluation
 from gcsearch.plan import Plan
 from gcsearch.study import TrialRow
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "listen_together"]
 
 
 class Listener:
@@ -54,3 +55,18 @@ class Listener:
 
     def retimed(self, architecture: Architecture, latency: LatencyRatio) -> None:
         """A latency was measured anew and stored."""
+
+
+def listen_together(*listeners: Listener) -> Listener:
+    """Return a listener that lets all of these hear the same, in this order."""
+
+    def pass_on(event: str) -> Callable[..., None]:
+        def hear(_: Listener, *told: Any, **named: Any) -> None:
+            for listener in listeners:
+                getattr(listener, event)(*told, **named)
+
+        return hear
+
+    events = {name: pass_on(name) for name in vars(Listener) if not name.startswith("_")}
+    together: type[Listener] = type("Together", (Listener,), events)
+    return together()
