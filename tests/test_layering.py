@@ -34,6 +34,7 @@ ROOMS = [
     "report",
     "explain",
     "timing",
+    "training",
     "resume",
     "run",
     "cli",
@@ -77,6 +78,7 @@ def test_imports_point_up_the_table(path):
     [
         ("ray", {"search"}),
         ("optuna_dashboard", {"cli"}),
+        ("lightning_fabric", {"training"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
     ],

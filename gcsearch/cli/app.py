@@ -17,6 +17,7 @@ from gcsearch.cli import (
     report_command,
     run_command,
     show_commands,
+    train_command,
 )
 from gcsearch.errors import ConfigError, GcsearchError, UnknownNameError
 
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": show_commands.status,
     "front": show_commands.front,
     "export": export_command.export,
+    "train": train_command.train,
     "latency": latency_command.latency,
     "report": report_command.report,
     "explain": explain_command.explain,
