@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
@@ -26,9 +26,12 @@ __all__ = [
     "PlanSettings",
     "SearchConfig",
     "SearchSettings",
+    "check_settings",
     "load_config",
     "read_yaml",
 ]
+
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
 
 
 class DataSettings(Settings):
@@ -131,16 +134,43 @@ def load_config(
     if isinstance(source, (str, Path)):
         name, data = str(source), _read_mapping(Path(source))
     else:
-        name, data = "config", _deep_copy(source or {})
-    data = _without_empty_sections(data)
-    faults = [fault for text in overrides if (fault := _override(data, text))]
+        name, data = "config", dict(source or {})
+    return check_settings(SearchConfig, data, overrides, name)
+
+
+def check_settings(
+    kind: type[SomeSettings],
+    data: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    name: str = "config",
+) -> SomeSettings:
+    """Check plain data whole against settings of one kind.
+
+    Args:
+        kind: A class of settings, whose sections are settings too.
+        data: What is given; the rest are defaults.
+        overrides: ``"section.key=value"`` each, the value in YAML.
+        name: Of the file or command that the data came from, for messages.
+
+    Raises:
+        ConfigError: There are faults; all of them are listed.
+
+    Example:
+        >>> check_settings(SearchSettings, {}, ["workers=0", "seed=-1"])
+        Traceback (most recent call last):
+        gcsearch.errors.ConfigError: config:
+          - workers = 0: input should be greater than or equal to 1
+          - seed = -1: input should be greater than or equal to 0
+    """
+    changed = _without_empty_sections(_deep_copy(data), kind)
+    faults = [fault for text in overrides if (fault := _override(changed, text))]
     try:
-        config = SearchConfig.model_validate(data)
+        settings = kind.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(faults + _explain(error), name) from None
+        raise ConfigError(faults + _explain(error, kind), name) from None
     if faults:
         raise ConfigError(faults, name)
-    return config
+    return settings
 
 
 def read_yaml(text: str) -> Any:
@@ -224,14 +254,14 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     return None
 
 
-def _explain(error: ValidationError) -> list[str]:
-    return [_explain_one(fault) for fault in error.errors()]
+def _explain(error: ValidationError, kind: type[Settings]) -> list[str]:
+    return [_explain_one(fault, kind) for fault in error.errors()]
 
 
-def _explain_one(fault: Any) -> str:
+def _explain_one(fault: Any, kind: type[Settings]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = _keys_beside(fault["loc"])
+        known = _keys_beside(fault["loc"], kind)
         return f"unknown key {key!r}{near_misses(str(fault['loc'][-1]), known)}".rstrip(";") + (
             ""
             if near_misses(str(fault["loc"][-1]), known) != ";"
@@ -242,8 +272,7 @@ def _explain_one(fault: Any) -> str:
     return f"{key} = {reprlib.repr(fault['input']):.80}: {message}"
 
 
-def _keys_beside(location: tuple[Any, ...]) -> list[str]:
-    model: type[Settings] = SearchConfig
+def _keys_beside(location: tuple[Any, ...], model: type[Settings]) -> list[str]:
     for part in location[:-1]:
         annotation = model.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
@@ -252,9 +281,9 @@ def _keys_beside(location: tuple[Any, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _without_empty_sections(data: dict[str, Any]) -> dict[str, Any]:
+def _without_empty_sections(data: dict[str, Any], kind: type[Settings]) -> dict[str, Any]:
     """Leave out sections whose keys are all commented out, which YAML reads as null."""
-    sections = {k for k, v in SearchConfig.model_fields.items() if isinstance(v.default, Settings)}
+    sections = {k for k, v in kind.model_fields.items() if isinstance(v.default, Settings)}
     return {k: v for k, v in data.items() if v is not None or k not in sections}
 
 

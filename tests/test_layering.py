@@ -35,6 +35,7 @@ ROOMS = [
     "explain",
     "timing",
     "dashboard",
+    "training",
     "resume",
     "confirm",
     "run",
@@ -85,6 +86,7 @@ def test_imports_point_up_the_table(path):
     [
         ("ray", {"tuning"}),
         ("optuna_dashboard", {"dashboard"}),
+        ("lightning_fabric", {"training"}),
         ("typer", {"cli"}),
         ("rich", {"cli"}),
     ],

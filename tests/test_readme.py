@@ -30,7 +30,13 @@ from gcsearch.study import newest_study, open_storage
 
 SMALL_DATA = {"data.source", "data.options.n_train", "data.options.n_val", "data.options.n_test"}
 """What another data set does not take."""
-NEEDS = {"timm:": "timm", "onnx": "onnxruntime", "explain": "matplotlib", ".svg": "matplotlib"}
+NEEDS = {
+    "timm:": "timm",
+    "onnx": "onnxruntime",
+    "explain": "matplotlib",
+    "train": "lightning_fabric",
+    ".svg": "matplotlib",
+}
 ELSEWHERE = {
     "postgresql:": "needs a server",
     "torchvision:CIFAR10": "downloads",
@@ -71,6 +77,8 @@ def made_small(line: str) -> list[str]:
     if name == "latency":
         settings = (f"{key}={value}" for key, value in TINY["latency"].items())
         arguments += [word for setting in settings for word in ("--set", setting)]
+    if name == "train":
+        arguments += ["--epochs", "1"]
     return [name, *arguments]
 
 

@@ -18,6 +18,7 @@ from gcsearch.cli import (
     report_command,
     run_command,
     show_commands,
+    train_command,
 )
 from gcsearch.errors import ConfigError, GcsearchError, UnknownNameError
 
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "front": show_commands.front,
     "confirm": confirm_command.confirm,
     "export": export_command.export,
+    "train": train_command.train,
     "latency": latency_command.latency,
     "report": report_command.report,
     "explain": explain_command.explain,

@@ -18,7 +18,7 @@ CARD_START = b"---\nlibrary_name: gcsearch\n"
 BODY = """\
 # {title}
 
-{backbone} with {n_blocks} inserted, found by a search with gcsearch.
+{backbone} with {n_blocks} inserted, {how}
 
 | site | block |
 |---|---|
@@ -37,8 +37,7 @@ Output: scores of {n_classes} classes.
 
 ## Measured
 
-On the proxy task {task}, after a short training: these figures compare architectures, and say
-little of what a full training reaches.
+{measured}
 
 | metric | value | 95 % interval |
 |---|---|---|
@@ -50,6 +49,11 @@ little of what a full training reaches.
 {provenance}
 ```
 """
+
+SHORT = """\
+On the proxy task {task}, after a short training: these figures compare architectures, and say
+little of what a full training reaches."""
+FULL = "After a full training, on the {val}; test: {test}."
 
 
 def model_card(config: ExportedConfig, weights: str) -> bytes:
@@ -72,12 +76,23 @@ def model_card(config: ExportedConfig, weights: str) -> bytes:
         mean=config.normalisation.get("mean"),
         std=config.normalisation.get("std"),
         n_classes=config.n_classes,
-        task=_word(said.get("proxy_task", "it was searched on")),
+        how="trained to the end."
+        if "full_training" in said
+        else "found by a search with gcsearch.",
+        measured=_measured(said),
         metrics="\n".join(_metric_rows(said)),
         provenance=json.dumps(said, indent=2, default=str).replace("```", "'''"),
     )
     header = yaml.safe_dump(_header(config), sort_keys=False)
     return f"---\n{header}---\n\n{body}".encode()
+
+
+def _measured(said: Mapping[str, Any]) -> str:
+    """Return what the figures are of: of a proxy training, or of a full one."""
+    if "full_training" not in said:
+        return SHORT.format(task=_word(said.get("proxy_task", "it was searched on")))
+    val, test = (_word(said.get(key, "not yet")) for key in ("measured_on", "test_measured_on"))
+    return FULL.format(val=val, test=test)
 
 
 def _header(config: ExportedConfig) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def _header(config: ExportedConfig) -> dict[str, Any]:
         "metrics": ["accuracy"],
     }
     if isinstance(said.get("top1"), float):
-        task = _word(said.get("proxy_task", "unknown"))
+        task = _word(said.get("data") or said.get("proxy_task", "unknown"))
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": task, "type": task},
@@ -102,7 +117,9 @@ def _header(config: ExportedConfig) -> dict[str, Any]:
 
 
 def _metric_rows(said: Mapping[str, Any]) -> list[str]:
-    rows = [("top1", said.get("top1"), said.get("top1_interval"))]
+    splits = ("top1", "test_top1")
+    rows = [(key, said.get(key), said.get(f"{key}_interval")) for key in splits]
+    rows += [(key, said.get(key), None) for key in ("top5", "test_top5")]
     rows += [(key, *_parted(said.get(key))) for key in ("gain", "latency_ratio")]
     # Exports of old call it a check.
     fresh = said.get("confirmation") or said.get("check")

@@ -28,7 +28,18 @@ from gcsearch.proxy.task import ProxyTask, Split
 from gcsearch.settings import Settings
 from gcsearch.surgery import inserted_blocks
 
-__all__ = ["Epoch", "Fidelity", "TrainingSettings", "measure_speed", "score", "train"]
+__all__ = [
+    "SCORING_BATCH",
+    "Epoch",
+    "Fidelity",
+    "TrainingSettings",
+    "learning_rate_factor",
+    "logits_of",
+    "measure_speed",
+    "memory_guard",
+    "score",
+    "train",
+]
 
 SCORING_BATCH = 250
 TRAINING_VERSION = 2
@@ -127,13 +138,13 @@ def train(
     """
     torch.backends.cudnn.deterministic = True
     frozen_norms = not is_baseline and settings.trainable != "all"
-    with _memory_guard():
+    with memory_guard():
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = _parameter_groups(model, settings, is_baseline)
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = fidelity.epochs * max(1, fidelity.images // settings.batch_size)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _rate(step, steps, settings.warmup)
+            optimizer, lambda step: learning_rate_factor(step, steps, settings.warmup)
         )
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
         feed = Feed(task, settings.batch_size, seed, device)
@@ -209,7 +220,7 @@ def measure_speed(
         precision: As for :func:`train`.
         seconds: How long to measure each, after a warm-up.
     """
-    with _memory_guard():
+    with memory_guard():
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(_parameter_groups(model, settings, is_baseline))
         scaler = torch.amp.GradScaler(device.split(":")[0], enabled=precision == "fp16")
@@ -319,7 +330,7 @@ def _set_mode(model: nn.Module, frozen_norms: bool) -> None:
         block.train()
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     """Return the factor of the learning rate: a linear rise, then a cosine to zero."""
     rise = max(1.0, warmup * steps)
     if step < rise:
@@ -332,13 +343,18 @@ def _autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(kind, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
-class _memory_guard(AbstractContextManager[None]):
-    """Turn a memory shortage into a :class:`TrainingError`; let every other error pass."""
+class memory_guard(AbstractContextManager[None]):
+    """Turn a memory shortage into a :class:`TrainingError`; let every other error pass.
+
+    Args:
+        cure: The settings to lower.
+    """
+
+    def __init__(self, cure: str = "training.batch_size or data.image_size") -> None:
+        self._cure = cure
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, torch.OutOfMemoryError) or (
             isinstance(error, RuntimeError) and any(w in str(error) for w in OUT_OF_MEMORY)
         ):
-            raise TrainingError(
-                "out of memory while training; lower training.batch_size or data.image_size"
-            ) from error
+            raise TrainingError(f"out of memory while training; lower {self._cure}") from error
