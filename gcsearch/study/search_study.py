@@ -24,11 +24,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from gcsearch.architecture import Architecture
-from gcsearch.cost import COSTS, Cost, LatencyRatio, Prediction, excesses
+from gcsearch.cost import COSTS, LatencyRatio, excesses
 from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, Refusal, upper_ratios
 from gcsearch.plan import Plan
 from gcsearch.space import SearchSpace
+from gcsearch.study.attributes import evaluation_attrs, objective_values, refusal_attrs
 from gcsearch.study.owner import is_dead, this_process
 from gcsearch.study.record import DIRECTIONS, StudyRecord, TrialRow
 from gcsearch.study.storage import GRACE_S, HEARTBEAT_S, list_studies
@@ -196,8 +197,8 @@ class SearchStudy:
         The baseline's latency ratio is told as exactly 1: what was measured for it is the noise
         floor of this machine, and stays in the evaluation.
         """
-        attrs = {"evaluation": evaluation.to_dict(), **_shown_attrs(evaluation)}
-        values = _objectives(evaluation, self.record.objective)
+        attrs = evaluation_attrs(evaluation)
+        values = objective_values(evaluation, self.record.objective)
         trial = self._trial(number)
         ratios: dict[str, float] = {cost: 1.0 for cost in COSTS}
         if not evaluation.architecture.is_baseline:
@@ -215,14 +216,9 @@ class SearchStudy:
         trial = self._trial(number)
         if trial.state.is_finished():
             return
-        latency = refusal.latency
-        attrs = {"reason": refusal.reason, **_ratio_attrs(refusal.ratios), **_interval(latency)}
-        if latency is not None:
-            attrs |= {"latency": asdict(latency), "latency_ratio": latency.ratio}
-            attrs["predicted"] = isinstance(latency, Prediction)
-        for key, value in attrs.items():
+        for key, value in refusal_attrs(refusal).items():
             self.storage.set_trial_user_attr(trial._trial_id, key, value)
-        self._constrain(trial, upper_ratios(refusal.ratios, latency))
+        self._constrain(trial, upper_ratios(refusal.ratios, refusal.latency))
         self._tell(trial._trial_id, TrialState.PRUNED, None)
 
     def fail(self, number: int, reason: str, *, retry: bool = False) -> None:
@@ -431,38 +427,6 @@ def _is_orphan(trial: FrozenTrial, is_deserted: bool) -> bool:
     if owner is None and trial.datetime_start is not None:
         return datetime.now() - trial.datetime_start > timedelta(seconds=GRACE_S)
     return is_dead(owner)
-
-
-def _objectives(evaluation: Evaluation, objective: Cost) -> list[float]:
-    cost = evaluation.cost_ratio(objective)
-    if evaluation.latency is None or cost is None:
-        missing = "latency" if evaluation.latency is None else f"ratio of {objective}"
-        raise StudyError(f"an evaluation without a {missing} cannot end a trial")
-    return [evaluation.top1, cost]
-
-
-def _shown_attrs(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what the dashboard's table should show as columns of its own."""
-    ratios = {cost: evaluation.cost_ratio(cost) for cost in COSTS}
-    return {
-        "architecture_id": evaluation.architecture.id,
-        "params": evaluation.params,
-        "macs": evaluation.macs,
-        "memory": evaluation.memory,
-        "loss": evaluation.loss,
-        **_ratio_attrs(ratios),
-        **_interval(evaluation.latency),
-        "curve": [point["top1"] for point in evaluation.curve],
-        "seconds": sum(evaluation.seconds.values()),
-    }
-
-
-def _ratio_attrs(ratios: Mapping[Any, float | None]) -> dict[str, Any]:
-    return {f"{cost}_ratio": ratio for cost, ratio in ratios.items() if ratio is not None}
-
-
-def _interval(latency: LatencyRatio | Prediction | None) -> dict[str, Any]:
-    return {"latency_low": latency.low, "latency_high": latency.high} if latency else {}
 
 
 @contextmanager
