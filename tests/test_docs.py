@@ -92,6 +92,20 @@ def test_documented_run_has_a_valid_configuration(line):
     assert given["budget"] is None or parse_duration(given["budget"]) > 0
 
 
+def measurements() -> list[list[str]]:
+    """Return the words of each call of a script in the documents, which take minutes to run."""
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    found = {call for text in texts for call in re.findall(r"`python (benchmarks/[^`]*)`", text)}
+    return [shlex.split(call) for call in sorted(found)]
+
+
+@pytest.mark.parametrize("words", measurements(), ids=" ".join)
+def test_documented_measurement_has_its_script_and_options(words):
+    script = (ROOT / words[0]).read_text(encoding="utf-8")
+    options = [word for word in words if word.startswith("--")]
+    assert [option for option in options if f'"{option}"' not in script] == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configuration_loads_and_says_how_to_run_it(path):
     load_config(path)
