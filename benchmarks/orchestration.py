@@ -15,6 +15,7 @@ import numpy as np
 import optuna
 
 from gcsearch.study import SearchStudy, newest_study, open_storage
+from gcsearch.study.attributes import read_attrs
 
 
 def main() -> None:
@@ -25,11 +26,11 @@ def main() -> None:
     storage = open_storage(options.storage, create=False)
     study = SearchStudy(storage, options.study or newest_study(storage) or "")
     trials = optuna.load_study(study_name=study.name, storage=storage).get_trials()
-    ended = [t for t in trials if t.datetime_complete and t.user_attrs.get("evaluation")]
+    ended = [t for t in trials if t.datetime_complete and read_attrs(t).get("evaluation")]
     overheads = []
     for before, trial in itertools.pairwise(ended):
         wall = (trial.datetime_complete - before.datetime_complete).total_seconds()
-        seconds = trial.user_attrs["evaluation"]["seconds"]
+        seconds = read_attrs(trial)["evaluation"]["seconds"]
         overheads.append(wall - seconds["training"] - seconds["latency"])
         print(
             f"trial {trial.number:<3} wall {wall:6.2f} s  training {seconds['training']:6.2f}  "

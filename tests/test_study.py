@@ -481,6 +481,24 @@ def test_trials_show_their_costs(study):
     assert refused["macs_ratio"] == 2.0 and "latency_ratio" not in refused
 
 
+def test_dashboard_is_shown_no_long_line(study):
+    ask_all(study, large_space(), 2)
+    for trial in study._study.get_trials():
+        assert max(len(str(value)) for value in trial.user_attrs.values()) < 200
+
+
+def test_trials_of_old_had_all_among_the_users_attributes(study):
+    old = optuna.trial.create_trial(
+        values=[0.5, 1.0],
+        user_attrs={
+            "architecture": BASELINE.to_dict(),
+            "evaluation": measured(BASELINE).to_dict(),
+        },
+    )
+    study._study.add_trial(old)
+    assert study.baseline().evaluation == measured(BASELINE)
+
+
 def test_evaluation_without_the_chosen_cost_cannot_end_a_trial(storage):
     study, space = make_study(storage, search={"objective": "memory"}), large_space()
     ask_all(study, space, 1)

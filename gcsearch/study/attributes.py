@@ -1,4 +1,9 @@
-"""What is stored with a trial once it ends, as plain data by name; knows no database."""
+"""What is stored with a trial, as plain data by name; knows no database.
+
+All are user attributes, which Optuna's dashboard shows, but for those that are long: they are
+system attributes, as it does not wrap the lines of what it shows. In trials of old they stand
+among the others.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,33 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from gcsearch.cost import COSTS, Cost, LatencyRatio, Prediction
 from gcsearch.errors import StudyError
 from gcsearch.evaluation import Evaluation, Refusal
 
-__all__ = ["evaluation_attrs", "objective_values", "refusal_attrs"]
+__all__ = [
+    "evaluation_attrs",
+    "hidden_key",
+    "objective_values",
+    "read_attrs",
+    "refusal_attrs",
+]
+
+HIDDEN = ("architecture", "evaluation")
+PREFIX = "gcsearch:"
+
+
+def hidden_key(name: str) -> str | None:
+    """Return the system attribute that keeps something, or ``None`` for a user attribute."""
+    return PREFIX + name if name in HIDDEN else None
+
+
+def read_attrs(trial: FrozenTrial) -> dict[str, Any]:
+    """Return all that is stored with a trial."""
+    hidden = {name: trial.system_attrs.get(PREFIX + name) for name in HIDDEN}
+    return {**trial.user_attrs, **{name: data for name, data in hidden.items() if data}}
 
 
 def objective_values(evaluation: Evaluation, objective: Cost) -> list[float]:

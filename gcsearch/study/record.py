@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from gcsearch.cost import Cost, limits_by_cost
 from gcsearch.evaluation import Evaluation, Evaluator
 from gcsearch.machine import environment
 from gcsearch.plan import Plan
+from gcsearch.study.attributes import read_attrs
 
 __all__ = ["DIRECTIONS", "StudyRecord", "TrialRow"]
 
@@ -114,7 +114,7 @@ class TrialRow:
     @classmethod
     def from_optuna(cls, trial: optuna.trial.FrozenTrial) -> TrialRow:
         """Read one of Optuna's trials."""
-        attrs: Mapping[str, Any] = trial.user_attrs
+        attrs = read_attrs(trial)
         architecture = attrs.get("architecture")
         evaluation = attrs.get("evaluation")
         return cls(

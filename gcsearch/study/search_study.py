@@ -29,7 +29,13 @@ from gcsearch.errors import StudyError, UnknownNameError
 from gcsearch.evaluation import Evaluation, Refusal, upper_ratios
 from gcsearch.plan import Plan
 from gcsearch.space import SearchSpace
-from gcsearch.study.attributes import evaluation_attrs, objective_values, refusal_attrs
+from gcsearch.study.attributes import (
+    evaluation_attrs,
+    hidden_key,
+    objective_values,
+    read_attrs,
+    refusal_attrs,
+)
 from gcsearch.study.owner import is_dead, this_process
 from gcsearch.study.record import DIRECTIONS, StudyRecord, TrialRow
 from gcsearch.study.storage import GRACE_S, HEARTBEAT_S, list_studies
@@ -206,8 +212,7 @@ class SearchStudy:
         if trial.state.is_finished():
             self._add_late(trial, attrs, values, self._constraints(ratios))
             return
-        for key, value in attrs.items():
-            self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._set(trial._trial_id, attrs)
         self._constrain(trial, ratios)
         self._tell(trial._trial_id, TrialState.COMPLETE, values)
 
@@ -216,8 +221,7 @@ class SearchStudy:
         trial = self._trial(number)
         if trial.state.is_finished():
             return
-        for key, value in refusal_attrs(refusal).items():
-            self.storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._set(trial._trial_id, refusal_attrs(refusal))
         self._constrain(trial, upper_ratios(refusal.ratios, refusal.latency))
         self._tell(trial._trial_id, TrialState.PRUNED, None)
 
@@ -232,8 +236,7 @@ class SearchStudy:
         trial = self._trial(number)
         if trial.state.is_finished():
             return  # another process took it for dead, and put its architecture in the queue
-        self.storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-        self.storage.set_trial_user_attr(trial._trial_id, "retry", retry)
+        self._set(trial._trial_id, {"reason": reason, "retry": retry})
         self._tell(trial._trial_id, TrialState.FAIL, None)
 
     def requeue(self, number: int, reason: str) -> None:
@@ -319,8 +322,8 @@ class SearchStudy:
         trial.set_user_attr("owner", this_process())
         self.storage.record_heartbeat(trial._trial_id)
         architecture = space.decode(trial)
-        trial.set_user_attr("architecture", architecture.to_dict())
-        trial.set_user_attr("architecture_text", str(architecture))
+        words = {"architecture": architecture.to_dict(), "architecture_text": str(architecture)}
+        self._set(trial._trial_id, words)
         twin = known.get(architecture.id)
         if twin is None:
             return Proposal(trial.number, architecture)
@@ -369,6 +372,13 @@ class SearchStudy:
         for key, values in self._constraints(ratios).items():
             self.storage.set_trial_system_attr(trial._trial_id, key, values)
 
+    def _set(self, trial_id: int, attrs: Mapping[str, Any]) -> None:
+        for name, value in attrs.items():
+            if key := hidden_key(name):
+                self.storage.set_trial_system_attr(trial_id, key, value)
+            else:
+                self.storage.set_trial_user_attr(trial_id, name, value)
+
     def _tell(self, trial_id: int, state: TrialState, values: list[float] | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, values)
 
@@ -384,7 +394,7 @@ class SearchStudy:
         That happens to a machine that was asleep. What ended stays as it is; the result becomes a
         trial of its own, and the queued repetition a duplicate of it.
         """
-        kept = {k: v for k, v in trial.user_attrs.items() if k not in ("reason", "retry")}
+        kept = {k: v for k, v in read_attrs(trial).items() if k not in ("reason", "retry")} | attrs
         twin = _known(self._study.get_trials(deepcopy=False)).get(attrs["architecture_id"])
         if twin is not None and twin.state == TrialState.COMPLETE:
             kept["duplicate_of"] = twin.number
@@ -393,8 +403,8 @@ class SearchStudy:
                 params=trial.params,
                 distributions=trial.distributions,
                 values=values,
-                user_attrs=kept | attrs,
-                system_attrs=constraints,
+                user_attrs={k: v for k, v in kept.items() if not hidden_key(k)},
+                system_attrs=constraints | {h: kept[k] for k in kept if (h := hidden_key(k))},
             )
         )
 
@@ -406,7 +416,7 @@ def _known(trials: list[FrozenTrial]) -> dict[str, FrozenTrial]:
     """Return the trials whose architectures need not be tried (again), by architecture id."""
     known = {}
     for trial in trials:
-        data = trial.user_attrs.get("architecture")
+        data = read_attrs(trial).get("architecture")
         is_open = trial.state == TrialState.FAIL and trial.user_attrs.get("retry")
         if data is None or is_open or trial.user_attrs.get("duplicate_of") is not None:
             continue
