@@ -78,7 +78,7 @@ def made_small(line: str) -> list[str]:
         settings = (f"{key}={value}" for key, value in TINY["latency"].items())
         arguments += [word for setting in settings for word in ("--set", setting)]
     if name == "train":
-        arguments += ["--epochs", "1"]
+        arguments += ["--epochs", "1", "--batch-size", "8", "--image-size", "32"]
     return [name, *arguments]
 
 
