@@ -71,6 +71,8 @@ def confirm(
     annotator = Annotator(study, shown_url(storage), directory, listener.notice)
     if checks:
         training_s = median(f.evaluation.seconds["training"] for f in found)
+        if ray_address is None:  # they share this machine
+            training_s *= plan.workers / study.plan.workers
         _tell_plan(checks, found, training_s, plan.workers, listener)
         is_complete = run_checks(
             study,

@@ -261,7 +261,7 @@ class _Spread:
     def margin(self, level: float) -> float:
         """Return the half-width of the interval that errs with probability ``level``."""
         margin = float(stats.norm.isf(level / 2)) * self.of_pictures
-        if self.n_seeds > 1:
+        if self.of_seeds > 0:  # else an infinite quantile would make no number of it
             quantile = float(stats.t.isf(level / 2, self.n_seeds - 1))
             margin = math.hypot(margin, quantile * self.of_seeds)
         return margin

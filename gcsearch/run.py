@@ -101,7 +101,7 @@ class _Run:
         self._config, self._name, self._storage = config, name, storage
         self._ray_address, self._trust, self._listener = ray_address, trust, listener
         self._directory = run_directory(storage)
-        self._models: dict[str, nn.Module] = {}
+        self._models: dict[str, tuple[int, nn.Module]] = {}
         self._is_complete = False
 
     def prepare(self) -> None:
@@ -232,13 +232,20 @@ class _Run:
         architecture = best.evaluation.architecture
         if holds(path, architecture):
             return
-        model = self._models.get(architecture.id)
-        if model is None:
+        if architecture.id in self._models:
+            seed, model = self._models[architecture.id]
+        else:
+            seed = best.evaluation.seed
             _, model = self._evaluator.evaluate(
-                architecture, self._plan.trial, best.evaluation.seed, with_latency=False
+                architecture, self._plan.trial, seed, with_latency=False
             )
-        rule = rule_of(best, confirmed=confirmed)
-        export_finding(self._study, best, path, rule=rule, confirmed=confirmed, model=model)
+        export_finding(
+            *(self._study, best, path),
+            rule=rule_of(best, confirmed=confirmed),
+            confirmed=confirmed,
+            model=model,
+            weights_seed=seed,
+        )
 
     def _make_evaluator(self, config: SearchConfig) -> None:
         if config.search.latency_table and self._ray_address:

@@ -187,10 +187,27 @@ def test_best_goes_by_the_latency_that_was_measured_anew():
     assert choose(FOUND, confirmed=[slow, confirmation(3, 0.03)], limit=1.1).number == 3
 
 
-def test_one_seed_does_not_count_beside_several():
+def test_one_seed_alone_confirms_nothing():
     lucky = confirmation(4, 0.20, seeds=1)
     assert choose(FOUND, confirmed=[lucky, confirmation(3, 0.03)]).number == 3
-    assert choose(FOUND, confirmed=[lucky]).number == 4
+    assert choose(FOUND, confirmed=[lucky]).is_baseline
+    assert lucky.verdict.endswith("with one seed, which may be luck")
+
+
+def test_what_fails_with_a_seed_is_not_confirmed_by_the_others():
+    checks = checks_of({0: (50,) * 5, 4: (80, 81, 82)})
+    (own,) = confirmations(FOUND, checks, failed={(altered(4).id, 4), (altered(4).id, 5)})
+    assert (own.seeds, own.failed, own.is_sure) == (3, 2, False)
+    assert own.verdict.endswith("but its training failed with 2 of 5 seeds")
+    assert choose(FOUND, confirmed=[own]).is_baseline
+
+
+@pytest.mark.parametrize("n_seeds", range(2, 8))
+def test_equal_gains_with_every_seed_have_an_interval_and_a_p_value(n_seeds):
+    correct, baseline = np.ones((n_seeds, 100), bool), np.ones((n_seeds, 100), bool)
+    baseline[:, 0] = False
+    assert paired_gain(correct, baseline).value == pytest.approx(0.01)
+    assert 0 < paired_p_value(correct, baseline) < 1
 
 
 def test_rule_says_whether_the_gain_was_confirmed_and_on_how_many_seeds():
@@ -214,6 +231,7 @@ class MadeUpStudy:
     def __init__(self, *kept: Evaluation) -> None:
         self.name, self.kept, self.timed = "made-up", list(kept), {}
         self.record = SimpleNamespace(config={"search": {"seed": 3}})
+        self.failed = {}
 
     def checks(self):
         return self.kept
@@ -226,6 +244,12 @@ class MadeUpStudy:
 
     def add_retiming(self, architecture, latency):
         self.timed[architecture.id] = latency
+
+    def failed_checks(self):
+        return set(self.failed)
+
+    def add_failed_check(self, architecture, seed, reason):
+        self.failed[architecture.id, seed] = reason
 
 
 ONE, TWO = altered(1), altered(2)
@@ -271,7 +295,7 @@ def test_check_at_the_end_of_a_run_goes_on_where_it_stopped():
     owed = owed_checks(study, [ONE], 2, with_timing=False)
     models = check_here(owed, study, evaluator, plan, Listener())
     assert evaluator.trained == owed and len(owed) == 3
-    assert models == {BASELINE.id: 10_004, ONE.id: 10_004}
+    assert models == {BASELINE.id: (10_004, 10_004), ONE.id: (10_004, 10_004)}
     assert owed_checks(study, [ONE], 2, with_timing=False) == []
 
 
@@ -325,6 +349,26 @@ def test_noisy_timing_is_put_off_and_given_up_in_the_end():
         searcher.on_trial_complete("a", NOISY)
     assert searcher.suggest("a") == "FINISHED" and not searcher.is_stuck
     assert heard.done == ["too noisy"] * (RETRIES + 1)
+
+
+def test_timings_that_stay_noisy_do_not_end_the_confirmation():
+    many = [Check(altered(number)) for number in range(1, FAILURES_IN_A_ROW + 2)]
+    searcher, heard = searcher_of(*many)
+    while searcher.suggest("a") != "FINISHED":
+        searcher.on_trial_complete("a", NOISY)
+    assert not searcher.is_stuck and len(heard.done) == len(many) * (RETRIES + 1)
+
+
+def test_training_that_diverges_is_remembered_and_not_tried_again():
+    searcher, _ = searcher_of(Check(ONE, 10_003), Check(ONE, 10_004))
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"failure": "training loss became nan", "retry": False})
+    searcher.suggest("b")
+    searcher.on_trial_complete("b", {"crash": "killed"}, error=True)
+    study = searcher._study
+    assert study.failed == {(ONE.id, 10_003): "training loss became nan"}
+    assert Check(ONE, 10_003) not in owed_checks(study, [ONE], 2)
+    assert Check(ONE, 10_004) in owed_checks(study, [ONE], 2)
 
 
 def test_failures_in_a_row_end_the_confirmation():

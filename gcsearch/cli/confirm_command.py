@@ -34,7 +34,7 @@ def confirm(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Begin nothing that would end after 90s, 15m, 2h. [no limit]"
+            metavar="TIME", help="Begin no more that would end after 90s, 15m, 2h. [no limit]"
         ),
     ] = None,
     workers: Annotated[
@@ -83,9 +83,10 @@ def _confirm(opened: Any, storage: str, resume: str, as_json: bool, **wanted: An
     from gcsearch.cli.show_commands import result_to_dict
     from gcsearch.cli.tables import confirmed_lines, confirmed_table, stdout
     from gcsearch.confirm import confirm as confirm_study
+    from gcsearch.study.storage import shown_url
 
     console = Console(stderr=True, highlight=False) if as_json else stdout()
-    header = [f"study    {opened.name} in {storage}", f"resume   {resume}"]
+    header = [f"study    {opened.name} in {shown_url(storage)}", f"resume   {resume}"]
     with Progress(console, header, opened.record.objective) as progress:
         result = confirm_study(opened, storage, listener=progress, **wanted)
     if as_json:

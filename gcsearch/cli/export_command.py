@@ -86,7 +86,7 @@ def export(
 ) -> None:
     """Write an architecture as a file that rebuilds the network, here or in another project.
 
-    Where weights are needed it is trained again exactly as in its trial, which takes as long; with
+    Where weights are needed it is trained again as in its trial, which takes as long; with
     --from they are taken from the file. ONNX files and programs are compared with the network
     before they are kept; what mmdet or timm cannot say is refused.
 
@@ -134,9 +134,16 @@ def _of_study(
         evaluator = evaluator_of(opened, storage, trust=trust)
         typer.echo("training it again as in its trial ...", err=True)
         found = finding.evaluation
-        return evaluator.evaluate(
+        again, model = evaluator.evaluate(
             found.architecture, opened.plan.trial, found.seed, with_latency=False
-        )[1]
+        )
+        if again.correct != found.correct:
+            typer.echo(
+                f"note: rounding differs from that of the trial: top1 {again.top1:.3f} instead of "
+                f"{found.top1:.3f}; the config tells the trial's",
+                err=True,
+            )
+        return model
 
     return config_of(opened, finding, rule=rule, confirmed=confirmed), finding, train
 

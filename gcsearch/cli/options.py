@@ -61,8 +61,10 @@ def open_study(storage: str, name: str | None) -> Any:
 
 
 def storage_words(storage: str) -> list[str]:
-    """Return what a printed command needs to find the same database."""
-    return [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+    """Return what a printed command needs to find the same database, but for a password."""
+    from gcsearch.study.storage import shown_url
+
+    return [] if storage == DEFAULT_STORAGE else ["--storage", shown_url(storage)]
 
 
 def parse_duration(text: str) -> float:

@@ -100,6 +100,7 @@ def _search(
     from gcsearch.config import load_config
     from gcsearch.resume import default_study_name, stored_config
     from gcsearch.run import search
+    from gcsearch.study.storage import shown_url
 
     config = load_config(file, overrides)
     if study and not file and (stored := stored_config(study, storage)):
@@ -107,7 +108,7 @@ def _search(
     name = study or default_study_name(config)
     resume = _resume_command(name, storage, trust)
     console = Console(stderr=True, highlight=False) if as_json else stdout()
-    header = [f"study    {name} in {storage}", f"resume   {resume}"]
+    header = [f"study    {name} in {shown_url(storage)}", f"resume   {resume}"]
     try:
         with Progress(console, header, config.search.objective) as progress:
             result = search(

@@ -106,6 +106,7 @@ def status(
     from gcsearch.cost.table import describe_residuals
     from gcsearch.results import summarise
     from gcsearch.study import list_studies, measurements_of
+    from gcsearch.study.storage import shown_url
 
     opened = open_study(storage, study)
     rows, plan = opened.rows(), opened.plan
@@ -128,7 +129,7 @@ def status(
         return
     console = stdout()
     console.print(
-        f"study    {opened.name} ({len(list_studies(opened.storage))} in {storage})\n"
+        f"study    {opened.name} ({len(list_studies(opened.storage))} in {shown_url(storage)})\n"
         f"done     {opened.n_done()} of {plan.n_trials} architectures, "
         f"baseline {'done' if opened.baseline() else 'not done'}",
         soft_wrap=True,
@@ -171,9 +172,11 @@ def front(
 
 def result_to_dict(result: SearchResult) -> dict[str, Any]:
     """Return plain data for ``--json``."""
+    from gcsearch.study.storage import shown_url
+
     return {
         "study": result.study,
-        "storage": result.storage,
+        "storage": shown_url(result.storage),
         "complete": result.is_complete,
         "objectives": ["top1", f"{result.objective}_ratio"],
         "best": result.best.to_dict() if result.best else None,

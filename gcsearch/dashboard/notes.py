@@ -53,6 +53,10 @@ class NoteBook:
             trial_id: Of the trial; ``None`` for the study's own note.
             words: What our part shall say.
         """
+        if renewed(get_note_from_system_attrs(self.attrs, trial_id)["body"], words) is None:
+            return
+        # Somebody may have written meanwhile, in the open dashboard.
+        self.attrs = self._storage.get_study_system_attrs(self._study_id)
         note = get_note_from_system_attrs(self.attrs, trial_id)
         body = renewed(note["body"], words)
         if body is None:

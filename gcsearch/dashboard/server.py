@@ -37,6 +37,7 @@ def serve(
     """
     opened, directory = open_storage(storage, create=False), artifact_directory(storage)
     _annotate_all(opened, shown_url(storage), directory, notice)
+    directory.mkdir(parents=True, exist_ok=True)  # for what people upload
     ready()
     try:
         optuna_dashboard.run_server(

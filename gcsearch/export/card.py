@@ -90,7 +90,14 @@ def model_card(config: ExportedConfig, weights: str) -> bytes:
 def _measured(said: Mapping[str, Any]) -> str:
     """Return what the figures are of: of a proxy training, or of a full one."""
     if "full_training" not in said:
-        return SHORT.format(task=_word(said.get("proxy_task", "it was searched on")))
+        short = SHORT.format(task=_word(said.get("proxy_task", "it was searched on")))
+        own, measured = said.get("weights_seed"), said.get("seed")
+        if own in (None, measured):
+            return short
+        return (
+            f"{short} The weights are of a training with seed {_word(own)}, top1 and gain of one "
+            f"with seed {_word(measured)}."
+        )
     val, test = (_word(said.get(key, "not yet")) for key in ("measured_on", "test_measured_on"))
     return FULL.format(val=val, test=test)
 

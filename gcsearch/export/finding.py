@@ -58,10 +58,12 @@ def export_finding(
     rule: str,
     confirmed: Sequence[Confirmation] = (),
     model: nn.Module | None = None,
+    weights_seed: int | None = None,
 ) -> list[Path]:
     """Write a finding's config; with ``model`` its weights and a model card beside it.
 
-    What an earlier call wrote is replaced.
+    What an earlier call wrote is replaced. ``weights_seed`` is the seed that the model was trained
+    with, which need not be the one that the metrics of the trial are of.
 
     Returns:
         The files that were written.
@@ -70,6 +72,8 @@ def export_finding(
         ExportError: The place cannot be written.
     """
     config = config_of(study, finding, rule=rule, confirmed=confirmed)
+    if weights_seed is not None:
+        config.provenance["weights_seed"] = weights_seed
     name = "config" if model is None else "weights"
     return write_files(FORMATS[name]().render(config, model, path), force=True)
 

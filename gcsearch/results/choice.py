@@ -11,8 +11,9 @@ from gcsearch.results.front import Finding, front
 __all__ = ["PICKS", "candidate_of", "choose", "rule_of"]
 
 PICKS = {
-    "best": "highest lower end of the gain's interval within the latency limit, confirmed gains "
-    "only where there are any, if that gain is beyond noise; else the baseline",
+    "best": "highest lower end of the gain's interval within the latency limit, if that is above "
+    "zero; where any were tried on fresh seeds, of those alone that gained beyond noise; else the "
+    "baseline",
     "knee": "farthest above the line between the ends of the front",
     "fastest": "lowest cost, by the study's objective, among those not worse than the baseline",
 }
@@ -85,9 +86,8 @@ def rule_of(
 
 
 def _surest(confirmed: Sequence[Confirmation], limit: float | None) -> Finding | None:
-    """Return the surest of the confirmed gains; one seed says little where others have several."""
-    settled = [c for c in confirmed if c.seeds > 1] or confirmed
-    fit = [c for c in settled if c.is_sure and (limit is None or c.latency.high <= limit)]
+    """Return the surest of the confirmed gains within the limit."""
+    fit = [c for c in confirmed if c.is_sure and (limit is None or c.latency.high <= limit)]
     return max(fit, key=lambda c: (c.gain.low, -c.finding.number)).finding if fit else None
 
 

@@ -7,7 +7,7 @@ touches, and pairs by seed and picture with the baseline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ __all__ = ["Confirmation", "confirmations"]
 
 LEVEL = 0.05
 """A gain whose corrected p-value is below this is beyond noise."""
+LEAST_SEEDS = 2
+"""One seed alone tells nothing of the luck of seeds, which can be larger than that of pictures."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Confirmation:
         compared: How many were.
         latency: Ratio to the backbone: measured anew where it was, else the search's.
         is_retimed: Whether it was.
+        failed: Fresh seeds with which its training came to nothing, e.g. diverged.
     """
 
     finding: Finding
@@ -52,6 +55,7 @@ class Confirmation:
     compared: int
     latency: Interval
     is_retimed: bool
+    failed: int = 0
 
     @property
     def architecture(self) -> Architecture:
@@ -60,8 +64,12 @@ class Confirmation:
 
     @property
     def is_sure(self) -> bool:
-        """Whether it is better than the baseline beyond noise, all that were compared counted."""
-        return self.gain.value > 0 and self.p_corrected < LEVEL
+        """Whether it is better than the baseline beyond noise, all that were compared counted.
+
+        One that fails with some seeds is not, however well it does with the others.
+        """
+        is_beyond_noise = self.gain.value > 0 and self.p_corrected < LEVEL
+        return is_beyond_noise and self.seeds >= LEAST_SEEDS and not self.failed
 
     @property
     def shrinkage(self) -> float:
@@ -89,6 +97,11 @@ class Confirmation:
             return f"{self.words}: within noise"
         if self.gain.value < 0:
             return f"{self.words}: worse than your backbone"
+        if self.failed:
+            of = self.seeds + self.failed
+            return f"{self.words}: but its training failed with {self.failed} of {of} seeds"
+        if self.seeds < LEAST_SEEDS:
+            return f"{self.words}: with one seed, which may be luck"
         luck = f"may be the luck of the best of {self.compared} (Holm p {self.p_corrected:.2f})"
         return f"{self.words}: {luck}"
 
@@ -110,6 +123,7 @@ class Confirmation:
             "shrinkage": self.shrinkage,
             "latency_ratio": [latency.value, latency.low, latency.high],
             "retimed": self.is_retimed,
+            "failed_seeds": self.failed,
             "sure": self.is_sure,
             "verdict": self.verdict,
         }
@@ -119,6 +133,7 @@ def confirmations(
     found: Sequence[Finding],
     checks: Sequence[Evaluation],
     retimed: Mapping[str, LatencyRatio] | None = None,
+    failed: Collection[tuple[str, int]] = (),
 ) -> list[Confirmation]:
     """Return what the checks say of each finding that has any; the surest gain first.
 
@@ -126,6 +141,7 @@ def confirmations(
         found: All complete trials.
         checks: Evaluations on fresh seeds and the test split, the baseline's among them.
         retimed: Latencies that were measured anew, by the architecture's id.
+        failed: Id and seed of trainings that came to nothing.
     """
     paired = [
         (finding, *pair)
@@ -137,7 +153,8 @@ def confirmations(
     for (finding, correct, baseline), p, p_corrected in zip(
         paired, p_values, holm(p_values), strict=True
     ):
-        latency = (retimed or {}).get(finding.evaluation.architecture.id)
+        own_id = finding.evaluation.architecture.id
+        latency = (retimed or {}).get(own_id)
         confirmed.append(
             Confirmation(
                 finding=finding,
@@ -154,6 +171,7 @@ def confirmations(
                     else finding.latency
                 ),
                 is_retimed=latency is not None,
+                failed=sum(architecture_id == own_id for architecture_id, _ in failed),
             )
         )
     return sorted(confirmed, key=lambda c: (-c.gain.low, c.finding.number))

@@ -86,7 +86,7 @@ def findings(study: SearchStudy) -> list[Finding]:
             f"go on with `gcsearch run --study {study.name}`"
         )
     objective, base = study.record.objective, baseline.evaluation
-    found = [_compare(row, base, objective) for row in study.rows() if row.evaluation]
+    found = [_compare(row, base, objective) for row in study.rows() if row.is_result]
     return sorted(found, key=lambda finding: not finding.is_baseline)
 
 

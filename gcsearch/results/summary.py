@@ -59,7 +59,8 @@ class SearchResult:
             if not self.confirmed:
                 return f"{self.best.evaluation.architecture} leads, but was not confirmed"
             return self.checked.verdict if self.checked else None
-        if self.limit is not None and any(c.is_sure for c in self.confirmed):
+        limit = self.limit
+        if limit is not None and any(c.is_sure and c.latency.high > limit for c in self.confirmed):
             return f"what beats your backbone is over latency.limit {self.limit:g}: keep it"
         return KEEP
 
@@ -67,7 +68,8 @@ class SearchResult:
 def summarise(study: SearchStudy, storage: str, *, is_complete: bool = True) -> SearchResult:
     """Read what a study came to so far; nothing is trained."""
     found = findings(study)
-    confirmed = confirmations(found, study.checks(), study.retimings())
+    failed = study.failed_checks()
+    confirmed = confirmations(found, study.checks(), study.retimings(), failed)
     limit = study.record.limits.get("latency")
     return SearchResult(
         study=study.name,

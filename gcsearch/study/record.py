@@ -104,6 +104,15 @@ class TrialRow:
     duplicate_of: int | None
 
     @property
+    def is_result(self) -> bool:
+        """Whether it is a complete trial, and the only one of its architecture.
+
+        An evaluation is stored before its trial ends, so that one alone says nothing.
+        """
+        is_original = self.state == "COMPLETE" and self.duplicate_of is None
+        return is_original and self.evaluation is not None
+
+    @property
     def counts(self) -> bool:
         """Whether it used up one of the planned trials: tried for good, and no baseline."""
         if self.architecture is None or self.architecture.is_baseline:

@@ -44,6 +44,7 @@ __all__ = ["Proposal", "SearchStudy"]
 
 RECORD = "gcsearch"
 CHECK = "check"
+FAILED_CHECK = "failed-check"
 RETIMED = "retimed"
 DRIVERS = "drivers"
 CONSTRAINTS = "constraints"
@@ -168,7 +169,7 @@ class SearchStudy:
     def baseline(self) -> TrialRow | None:
         """Return the complete trial of the unaltered backbone, if there is one."""
         for row in self.rows():
-            if row.evaluation and row.evaluation.architecture.is_baseline:
+            if row.is_result and row.evaluation and row.evaluation.architecture.is_baseline:
                 return row
         return None
 
@@ -182,6 +183,15 @@ class SearchStudy:
         """Keep one evaluation that confirms; the same one again replaces it."""
         key = f"{CHECK}/{evaluation.architecture.id}/{evaluation.seed}"
         self._study.set_user_attr(key, json.dumps(evaluation.to_dict()))
+
+    def failed_checks(self) -> set[tuple[str, int]]:
+        """Return id and seed of trainings that would come to nothing again, e.g. diverge."""
+        keys = [k.split("/") for k in self._study.user_attrs if k.startswith(f"{FAILED_CHECK}/")]
+        return {(architecture_id, int(seed)) for _, architecture_id, seed in keys}
+
+    def add_failed_check(self, architecture: Architecture, seed: int, reason: str) -> None:
+        """Keep that a training with a fresh seed comes to nothing, and why."""
+        self._study.set_user_attr(f"{FAILED_CHECK}/{architecture.id}/{seed}", reason)
 
     def retimings(self) -> dict[str, LatencyRatio]:
         """Return the latencies that were measured anew, by the architecture's id."""

@@ -120,9 +120,15 @@ def shown_url(url: str) -> str:
     Example:
         >>> shown_url("postgresql://me:secret@host/studies")
         'postgresql://me:***@host/studies'
+        >>> shown_url("postgresql://host/studies?user=me&password=secret")
+        'postgresql://host/studies?password=hidden&user=me'
     """
     parsed = _parse(url)
-    return url if parsed.password is None else _shown(parsed).replace("+psycopg://", "://", 1)
+    if "password" in parsed.query:
+        parsed = parsed.update_query_dict({"password": "hidden"})
+    elif parsed.password is None:
+        return url
+    return _shown(parsed).replace("+psycopg://", "://", 1)
 
 
 def _open_patiently(parsed: URL) -> RDBStorage:

@@ -167,9 +167,9 @@ class _Training:
             val = self._loop.score(self._task.val)
             seconds = time.perf_counter() - began
             self._history.append(EpochResult(number, self._loop.lr, loss, val, seconds))
+            self._keep()
             if self._best is self._history[-1]:
                 self._export()
-            self._keep()
             self._listener.epoch(self._history[-1], of)
 
     def conclude(self) -> Trained:
@@ -204,6 +204,8 @@ class _Training:
         self._history = [EpochResult.from_dict(result) for result in state["history"]]
         self._test = Scores(**state["test"]) if state["test"] else None
         self._n_before = len(self._history)
+        if self._best is self._history[-1] and self._test is None:
+            self._export()  # it may have been killed between checkpoint and export
         of = self._settings.epochs
         far = f"going on after epoch {self._n_before} of {of}"
         self._listener.notice(far if self._n_before < of else f"all {of} epochs are done already")

@@ -80,16 +80,24 @@ class CheckSearcher(Suggester):
             self._study.add_retiming(check.architecture, latency)
             self._listener.retimed(check.architecture, latency)
         else:
-            self._fail(check, *self._failure(trial_id, result, error))
+            reason, retry = self._failure(trial_id, result, error)
+            if "failure" in result and not retry and check.seed is not None:
+                self._study.add_failed_check(check.architecture, check.seed, reason)
+            self._fail(check, reason, retry)
             return
         self._failures = 0
 
     def _fail(self, check: Check, reason: str, retry: bool) -> None:
-        """Put off what may pass; tell of what does not, which the next call tries again."""
+        """Put off what may pass, and tell of it.
+
+        Without a timing anew the search's stands, so that failed ones do not end a confirmation.
+        """
         self._listener.check_failed(check.architecture, check.seed, reason)
         self._failed[check] += 1
         if retry and self._failed[check] <= RETRIES:
             self._waiting.append(check)
+            return
+        if check.seed is None:
             return
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:

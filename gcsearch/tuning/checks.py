@@ -61,8 +61,8 @@ def owed_checks(
     first = int(study.record.config["search"]["seed"]) + FIRST_SEED
     contenders = [architectures[0].baseline(), *architectures]
     wanted = [Check(a, seed) for seed in range(first, first + n_seeds) for a in contenders]
-    done = {Check(e.architecture, e.seed) for e in study.checks()}
-    return timings + [check for check in wanted if check not in done]
+    done = {(e.architecture.id, e.seed) for e in study.checks()} | study.failed_checks()
+    return timings + [c for c in wanted if (c.architecture.id, c.seed) not in done]
 
 
 def check_here(
@@ -71,13 +71,13 @@ def check_here(
     evaluator: Evaluator,
     plan: Plan,
     listener: Listener,
-) -> dict[str, nn.Module]:
+) -> dict[str, tuple[int, nn.Module]]:
     """Train in this process what is owed; each evaluation is stored as soon as it is there.
 
     Returns:
-        The networks trained last in this call, by architecture id.
+        The networks trained last in this call with their seeds, by architecture id.
     """
-    models: dict[str, nn.Module] = {}
+    models: dict[str, tuple[int, nn.Module]] = {}
     for check in checks:
         if check.seed is None:
             raise ValueError(f"{check}: workers time anew, this process does not")
@@ -89,7 +89,7 @@ def check_here(
             split=evaluator.task.test,
             with_latency=False,
         )
-        models[check.architecture.id] = model
+        models[check.architecture.id] = (check.seed, model)
         study.add_check(evaluation)
         listener.check_finished(evaluation)
     return models
