@@ -373,6 +373,20 @@ def test_late_result_that_was_repeated_meanwhile_counts_once(study):
     study.complete(again.number, measured(again.architecture))
     study.complete(proposal.number, measured(proposal.architecture))
     assert study.rows()[-1].duplicate_of == again.number and study.n_done() == 1
+    assert [row.is_result for row in study.rows()] == [True, False, True, False]
+
+
+def test_kill_between_evaluation_and_end_of_a_trial_leaves_no_result(study, monkeypatch):
+    ask_all(study, large_space(), 1)
+    proposal = study.ask(large_space())
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_tell", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            study.complete(proposal.number, measured(proposal.architecture))
+    reap_while_it_lives(study, proposal.number)
+    row = study.rows()[proposal.number]
+    assert row.evaluation is not None and not row.is_result
+    assert study.ask(large_space()).architecture == proposal.architecture
 
 
 def test_failure_of_a_trial_that_was_taken_for_dead_changes_nothing(study):
