@@ -93,7 +93,7 @@ def _draw_confirmed(axes: Axes, view: FrontView) -> None:
             linestyle="none",
             marker="D",
             color=GREEN,
-            label="confirmed on fresh seeds",
+            label="again, on fresh seeds",
             zorder=3,
         )
 
