@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+@pytest.fixture
+def undisturbed(monkeypatch):
+    """Whatever else this machine does meanwhile, as while other tests run."""
+    monkeypatch.setattr(module, "watched", lambda cores: nullcontext(Disturbance()))
 
 
 class Clock:
@@ -127,6 +134,17 @@ def test_another_process_on_the_same_core_is_seen_and_ones_own_work_is_not():
     assert disturbed.others > 0.5 and disturbed.others > alone.others
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's counters")
+def test_a_tick_of_the_counters_is_no_disturbance(monkeypatch):
+    tick_s = 0.01
+    readings = iter([[0.0] * 8, [tick_s] + [0.0] * 6 + [tick_s]])  # user time, and stolen
+    monkeypatch.setattr("gcsearch.cost.disturbance._counters", lambda cores: next(readings))
+    with watched([0]) as seen:
+        pass
+    assert (seen.others, seen.stolen) == (0, 0)
+
+
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize(
     ("times", "told"),
     [
@@ -157,6 +175,7 @@ def test_disturbed_times_make_no_number_and_are_taken_again(monkeypatch):
     assert limits == [LOOSE.time_limit_s, 2 * LOOSE.time_limit_s]
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_steady_times_are_a_number(monkeypatch):
     rows = np.array([[1.1, 1.0, 1.0]] * 30) * 1e-3
     monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: rows)

@@ -19,6 +19,8 @@ IDLE = (3, 4)
 """Columns idle and iowait of a core's line in /proc/stat; guest time is counted in user time."""
 N_COUNTED = 8
 STEAL = 7
+RESOLUTION = 2
+"""Ticks of each core that the counters may be off by, those of a core and our own together."""
 THROTTLED = 0.1
 """A clock that moved by more than this share has been throttled or boosted meanwhile."""
 
@@ -62,6 +64,9 @@ class Disturbance:
 def watched(cores: Sequence[int]) -> Iterator[Disturbance]:
     """Yield what will hold, after the block, what disturbed it.
 
+    The kernel counts in ticks of some 10 ms, so that in a block of a few of them a single tick
+    would look like a core's whole time: what the counters may be off by is not called disturbance.
+
     Args:
         cores: Those that this process is pinned to; none leaves everything at zero.
     """
@@ -74,8 +79,9 @@ def watched(cores: Sequence[int]) -> Iterator[Disturbance]:
         return
     spent = [late - early for early, late in zip(before, after, strict=True)]
     busy_s = sum(n for i, n in enumerate(spent) if i not in (*IDLE, STEAL))
-    seen.others = max(0.0, busy_s - (_own_s() - own)) / elapsed_s
-    seen.stolen = spent[STEAL] / elapsed_s
+    doubt_s = RESOLUTION * _tick_s() * len(cores)
+    seen.others = max(0.0, busy_s - (_own_s() - own) - doubt_s) / elapsed_s
+    seen.stolen = max(0.0, spent[STEAL] - doubt_s) / elapsed_s
     pairs = zip(clock, _clocks(cores), strict=False)
     seen.clock = max((abs(late / early - 1) for early, late in pairs if early), default=0.0)
 
@@ -84,12 +90,11 @@ def _counters(cores: Sequence[int]) -> list[float]:
     """Return the seconds that some cores have spent so far, by kind."""
     wanted = {f"cpu{core}" for core in cores}
     sums = [0.0] * N_COUNTED
-    tick_s = 1 / os.sysconf("SC_CLK_TCK")
     with suppress(OSError):
         lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
         rows = [line[1 : 1 + N_COUNTED] for line in lines if line and line[0] in wanted]
         if rows:
-            return [tick_s * sum(int(row[i]) for row in rows) for i in range(len(sums))]
+            return [_tick_s() * sum(int(row[i]) for row in rows) for i in range(len(sums))]
     return []
 
 
@@ -106,3 +111,7 @@ def _clocks(cores: Sequence[int]) -> list[float]:
 def _own_s() -> float:
     times = os.times()
     return times.user + times.system
+
+
+def _tick_s() -> float:
+    return 1 / os.sysconf("SC_CLK_TCK")
