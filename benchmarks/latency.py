@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50, help="measurements of section aa")
     parser.add_argument("--architectures", type=int, default=10)
     parser.add_argument("--precision", type=float, default=0.01)
-    parser.add_argument("--time-limit", type=float, default=5.0, help="seconds each, at most")
+    parser.add_argument("--time-limit", type=float, default=8.0, help="seconds each, at most")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

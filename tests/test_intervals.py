@@ -93,8 +93,34 @@ def test_median_ratio_covers_the_true_ratio(noise):
 def test_median_ratio_lies_in_its_interval_and_repeats(logs):
     interval = median_ratio(np.array(logs), n_bootstrap=200)
     assert interval.low <= interval.high
-    assert np.exp(min(logs)) * 0.999 <= interval.low and interval.high <= np.exp(max(logs)) * 1.001
+    assert interval.low <= interval.value <= interval.high
     assert interval == median_ratio(np.array(logs), n_bootstrap=200)
+
+
+@pytest.mark.parametrize("n_groups", [4, 8, 20])
+def test_median_ratio_of_few_groups_covers_what_varies_between_them(n_groups):
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(200):
+        common = np.repeat(rng.normal(size=n_groups), 10)
+        logs = 0.01 * (common + rng.normal(size=common.size))
+        groups = np.repeat(np.arange(n_groups), 10)
+        interval = median_ratio(logs, groups, n_bootstrap=300)
+        covered += interval.low <= 1 <= interval.high
+    assert covered / 200 >= 0.91
+
+
+def test_median_ratio_of_one_group_claims_no_more_than_its_pairs():
+    interval = median_ratio(np.log([1.0, 1.1, 1.3]), np.zeros(3, int))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((1.1, 1.0, 1.3))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=40))
+def test_the_same_pair_again_in_its_group_adds_nothing(logs):
+    groups = np.arange(len(logs)) // 2
+    once = median_ratio(np.array(logs), groups, n_bootstrap=100)
+    twice = median_ratio(np.repeat(logs, 2), np.repeat(groups, 2), n_bootstrap=100)
+    assert vars(once) == pytest.approx(vars(twice))
 
 
 def test_median_ratio_needs_a_pair():

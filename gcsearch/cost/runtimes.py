@@ -28,6 +28,8 @@ class Runtime(Protocol):
 
     package: str
     """Distribution whose version its latencies depend on."""
+    is_instant: bool
+    """Whether preparing takes next to no time, so that it is done again within a measurement."""
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Return what runs one pass of ``model``.
@@ -64,6 +66,7 @@ class Eager:
     """Torch as it is, one operation after the other."""
 
     package = "torch"
+    is_instant = True
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Return a call of the model; see :meth:`Runtime.prepare`."""
@@ -80,6 +83,7 @@ class Compiled:
     """`torch.compile` with its default backend."""
 
     package = "torch"
+    is_instant = False
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Compile the model for the example's shape; see :meth:`Runtime.prepare`.
@@ -111,6 +115,7 @@ class CudaGraph:
     """Torch's operations recorded once on a CUDA device and replayed without launching each."""
 
     package = "torch"
+    is_instant = False
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Record a pass; see :meth:`Runtime.prepare`."""
@@ -137,6 +142,7 @@ class OnnxRuntime:
     """ONNX Runtime on the processor, on what torch's dynamo exporter writes."""
 
     package = "onnxruntime"
+    is_instant = False
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Export the model and open a session; see :meth:`Runtime.prepare`."""
@@ -161,6 +167,7 @@ class OpenVino:
     """OpenVINO on the processor, on what torch's dynamo exporter writes."""
 
     package = "openvino"
+    is_instant = False
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
         """Export and compile the model for latency; see :meth:`Runtime.prepare`."""

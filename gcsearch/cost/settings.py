@@ -32,7 +32,7 @@ class LatencySettings(Settings):
     """Processor threads of one pass; 0 takes every core this process may use."""
     precision: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Half-width of the 95 % interval at which measuring stops, relative to the ratio."""
-    time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 8.0
     """Seconds after which measuring stops anyway; twice as many again if it is inconclusive."""
     disturbance: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Share of the time of the cores measured on that other processes may take; what was measured
