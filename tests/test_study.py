@@ -28,8 +28,8 @@ from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.plan import Speeds, make_plan
 from gcsearch.space import SearchSpace, SpaceSettings
 from gcsearch.study import SearchStudy, StudyRecord, list_studies, newest_study, open_storage
+from gcsearch.study.asking import MAX_DUPLICATES_IN_A_ROW
 from gcsearch.study.owner import this_process
-from gcsearch.study.search_study import MAX_DUPLICATES_IN_A_ROW
 from gcsearch.study.storage import run_directory
 from gcsearch.surgery import Site
 
@@ -302,7 +302,7 @@ def ask_in_a_child(study, url) -> tuple[int, subprocess.Popen]:
 
 def test_trial_nobody_beats_for_is_requeued(study):
     number = study.ask(large_space()).number
-    trial_id = study._trial(number)._trial_id
+    trial_id = study._trials.one(number)._trial_id
     study.storage.set_trial_user_attr(trial_id, "owner", {"host": "elsewhere", "pid": 1})
     assert study.reap() == 0
     make_old(study, trial_id)
@@ -312,7 +312,7 @@ def test_trial_nobody_beats_for_is_requeued(study):
 def test_heartbeat_keeps_the_trials_of_another_machine(study, monkeypatch):
     monkeypatch.setattr("gcsearch.study.search_study.HEARTBEAT_S", 0.02)
     number = study.ask(large_space()).number
-    trial_id = study._trial(number)._trial_id
+    trial_id = study._trials.one(number)._trial_id
     study.storage.set_trial_user_attr(trial_id, "owner", {"host": "elsewhere", "pid": 1})
     make_old(study, trial_id)
     beaten, record = threading.Event(), study.storage.record_heartbeat
@@ -380,7 +380,7 @@ def test_kill_between_evaluation_and_end_of_a_trial_leaves_no_result(study, monk
     ask_all(study, large_space(), 1)
     proposal = study.ask(large_space())
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_tell", lambda *_: pytest.fail("killed"))
+        patch.setattr(study._trials, "end", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             study.complete(proposal.number, measured(proposal.architecture))
     reap_while_it_lives(study, proposal.number)
