@@ -15,7 +15,7 @@ from gcsearch.dashboard import Annotator
 from gcsearch.dashboard.listening import AnnotatingListener
 from gcsearch.errors import ConfigError, StudyError
 from gcsearch.plan import RAY_STARTUP_S
-from gcsearch.results import Finding, SearchResult, findings, near_front, summarise
+from gcsearch.results import LEAST_SEEDS, Finding, SearchResult, findings, near_front, summarise
 from gcsearch.resume import evaluator_of
 from gcsearch.study import SearchStudy
 from gcsearch.study.storage import artifact_directory, run_directory, shown_url
@@ -24,8 +24,6 @@ from gcsearch.tuning import Check, Listener, listen_together, owed_checks, run_c
 __all__ = ["DEFAULT_SEEDS", "confirm"]
 
 DEFAULT_SEEDS = 5
-LEAST_SEEDS = 2
-"""One seed alone tells nothing of the luck of seeds."""
 
 
 def confirm(
@@ -70,9 +68,7 @@ def confirm(
     directory = artifact_directory(storage)
     annotator = Annotator(study, shown_url(storage), directory, listener.notice)
     if checks:
-        training_s = median(f.evaluation.seconds["training"] for f in found)
-        if ray_address is None:  # they share this machine
-            training_s *= plan.workers / study.plan.workers
+        training_s = _training_s(found, study.plan.workers, plan.workers, ray_address)
         _tell_plan(checks, found, training_s, plan.workers, listener)
         is_complete = run_checks(
             study,
@@ -101,6 +97,21 @@ def _check_numbers(seeds: int, workers: int | None) -> None:
         raise ConfigError([f"{seeds} is too few; {cure}"], "--seeds")
     if workers is not None and workers < 1:
         raise ConfigError([f"{workers} is too few; give at least 1"], "--workers")
+
+
+def _training_s(
+    found: Sequence[Finding], searched: int, workers: int, ray_address: str | None
+) -> float:
+    """Return the seconds that one training should take, by what trials took.
+
+    Args:
+        found: Of the trials.
+        searched: Trials at a time in the search.
+        workers: Trainings at a time now; on this machine they share its cores.
+        ray_address: Of a cluster, if it is not this machine.
+    """
+    seconds = median(finding.evaluation.seconds["training"] for finding in found)
+    return seconds if ray_address else seconds * workers / searched
 
 
 def _tell_plan(

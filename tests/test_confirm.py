@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from test_results import BASELINE, FOUND, altered, answers, evaluation_of, with_cost
 from test_run import Session, patient
 
-from gcsearch.confirm import confirm
+from gcsearch.confirm import _tell_plan, _training_s, confirm
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import ConfigError
 from gcsearch.evaluation import Evaluation
 from gcsearch.intervals import Interval, holm, paired_gain, paired_p_value
+from gcsearch.plan import RAY_STARTUP_S
 from gcsearch.results import Confirmation, SearchResult, choose, confirmations, rule_of
 from gcsearch.tuning import Check, Listener, check_here, owed_checks
 from gcsearch.tuning.check_searcher import CheckSearcher
@@ -424,6 +425,26 @@ def test_late_confirmation_does_one_check_at_least():
 def test_numbers_without_sense_are_refused(numbers):
     with pytest.raises(ConfigError, match="is too few; give at least"):
         confirm(MadeUpStudy(), "sqlite:///none.db", **numbers)
+
+
+@pytest.mark.parametrize(
+    ("searched", "workers", "address", "seconds"),
+    [
+        (1, 1, None, 4 * 60),
+        (1, 2, None, 4 * 60),  # two at a time on one machine, each half as fast
+        (2, 1, None, 4 * 30),
+        (1, 2, "auto", 2 * 60),  # two machines
+    ],
+)
+def test_time_is_foreseen_by_how_many_share_a_machine(searched, workers, address, seconds):
+    told = []
+    listener = SimpleNamespace(checks_planned=lambda *numbers: told.append(numbers))
+    trained = {"training": 60.0, "latency": 5.0}
+    found = [SimpleNamespace(evaluation=SimpleNamespace(seconds=trained))]
+    checks = [Check(ONE), *(Check(ONE, seed) for seed in range(4))]
+    one_s = _training_s(found, searched, workers, address)
+    _tell_plan(checks, found, one_s, workers, listener)
+    assert told == [(4, 1, pytest.approx(RAY_STARTUP_S + seconds + 5.0))]
 
 
 @dataclass(frozen=True)

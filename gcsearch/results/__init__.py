@@ -1,7 +1,7 @@
 """What a study found: its front against the baseline, the choice, the gains on fresh seeds."""
 
 from gcsearch.results.choice import PICKS, candidate_of, choose, rule_of
-from gcsearch.results.confirmation import Confirmation, confirmations
+from gcsearch.results.confirmation import LEAST_SEEDS, Confirmation, confirmations
 from gcsearch.results.front import (
     Finding,
     findings,
@@ -12,6 +12,7 @@ from gcsearch.results.front import (
 from gcsearch.results.summary import SearchResult, summarise
 
 __all__ = [
+    "LEAST_SEEDS",
     "PICKS",
     "Confirmation",
     "Finding",

@@ -19,7 +19,7 @@ from gcsearch.evaluation import Evaluation, unpack
 from gcsearch.intervals import Interval, holm, paired_gain, paired_p_value
 from gcsearch.results.front import Finding
 
-__all__ = ["Confirmation", "confirmations"]
+__all__ = ["LEAST_SEEDS", "Confirmation", "confirmations"]
 
 LEVEL = 0.05
 """A gain whose corrected p-value is below this is beyond noise."""
