@@ -195,6 +195,14 @@ def test_note_that_was_emptied_is_written_anew(study, tmp_path):
     assert note_of(study) == before
 
 
+def test_what_people_write_while_notes_are_renewed_stays(study, tmp_path):
+    annotator_of(study, tmp_path).refresh()
+    book = notes.NoteBook(study.storage, study._study._study_id)
+    write_note(study, note_of(study) + "\nMine.")
+    book.write(None, "Other words.")
+    assert note_of(study).startswith("Other words.") and note_of(study).endswith("\nMine.")
+
+
 class Killed(BaseException):
     """Nothing catches it, as nothing catches a kill."""
 

@@ -5,8 +5,11 @@ It reads; while a search goes on, that does not keep it from writing.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIServer, make_server
 
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
@@ -29,7 +32,7 @@ def serve(
         storage: SQLAlchemy URL of the database.
         host: Address to listen on.
         port: The port.
-        ready: Called right before it listens.
+        ready: Called when it listens.
         notice: Told what notes and artifacts cannot be written.
 
     Raises:
@@ -38,15 +41,27 @@ def serve(
     opened, directory = open_storage(storage, create=False), artifact_directory(storage)
     _annotate_all(opened, shown_url(storage), directory, notice)
     directory.mkdir(parents=True, exist_ok=True)  # for what people upload
-    ready()
+    app = optuna_dashboard.wsgi(opened, artifact_store=FileSystemArtifactStore(directory))
+    kind = _ServerOf6 if ":" in host else _Server
     try:
-        optuna_dashboard.run_server(
-            opened, host=host, port=port, artifact_store=FileSystemArtifactStore(directory)
-        )
+        server = make_server(host, port, app, server_class=kind)
     except OSError as error:
         raise StudyError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host"
         ) from error
+    with server:
+        ready()
+        server.serve_forever()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each request in a thread of its own: the pages ask for several things at once."""
+
+    daemon_threads = True
+
+
+class _ServerOf6(_Server):
+    address_family = socket.AF_INET6
 
 
 def _annotate_all(
