@@ -115,6 +115,21 @@ def test_card_has_a_header_for_hubs_and_leaves_a_strangers_readme_alone(tmp_path
     assert (tmp_path / "README.md").read_text() == "# Mine"
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({"seed": 0, "weights_seed": 10_003}, True),
+        ({"seed": 0, "weights_seed": 0}, False),
+        ({"seed": 0}, False),
+    ],
+)
+def test_card_says_where_the_weights_are_of_another_seed_than_the_figures(tmp_path, seeds, said):
+    written("weights", KINDS[3], trained(KINDS[3]), tmp_path / "best.yaml", **seeds)
+    card = (tmp_path / "README.md").read_text()
+    words = "The weights are of a training with seed 10003, top1 and gain of one with seed 0."
+    assert (words in card) == said
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_file_computes_alike_and_carries_its_config(tmp_path):

@@ -266,6 +266,32 @@ def test_folder_of_another_training_is_kept_unless_forced(unbroken, data):
     assert whole_weights(unbroken).read_bytes() == kept
 
 
+def test_folder_in_which_another_process_trains_is_left_alone(found, data, tmp_path):
+    output = tmp_path / "out"
+    trains = (
+        "import fcntl, os, sys, time\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('holds', flush=True); time.sleep(60)"
+    )
+    output.mkdir()
+    words = [sys.executable, "-c", trains, str(output)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "holds\n"
+        with pytest.raises(ConfigError, match="another process trains in it"):
+            run(found, data, output)
+        assert [*output.iterdir()] == []
+        other.kill()
+    assert run(found, data, output).n_before == 0
+
+
+def test_what_is_exported_is_in_the_checkpoint_already(found, data, tmp_path, monkeypatch):
+    """Else a kill between them leaves weights and scores that the training does not know of."""
+    monkeypatch.setattr("gcsearch.training.full.write_best", killed)
+    with pytest.raises(Killed):
+        run(found, data, tmp_path / "out")
+    assert len(Folder(tmp_path / "out").read_checkpoint()["history"]) == 1
+
+
 def test_force_begins_anew(found, data, tmp_path):
     run(found, data, tmp_path / "out", "epochs=1")
     again = run(found, data, tmp_path / "out", "epochs=2", force=True)

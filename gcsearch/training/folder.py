@@ -6,17 +6,20 @@ unpickled from the checkpoint.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import yaml
 
 from gcsearch.config import read_yaml
-from gcsearch.errors import ConfigError, TrainingError
+from gcsearch.errors import ConfigError, ExportError, TrainingError
 from gcsearch.export import write_atomically
 
 __all__ = ["Folder"]
@@ -31,7 +34,7 @@ HEADER = (
 
 
 class Folder:
-    """Where one training is kept.
+    """Where one training is kept; within its context no other process can claim it.
 
     Args:
         path: Of the folder; it need not exist.
@@ -39,6 +42,20 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def best(self) -> Path:
@@ -62,23 +79,41 @@ class Folder:
             force: Whether another training in it may be deleted.
 
         Raises:
-            ConfigError: It belongs to another training.
+            ConfigError: It belongs to another training, or another process trains in it.
             ExportError: It cannot be written.
         """
-        if force:
-            for name in (*OWN, RECORD):
-                (self.path / name).unlink(missing_ok=True)
-        if (self.path / RECORD).exists():
+        is_known = (self.path / RECORD).exists()
+        if is_known and not force:
             self._compare(json.loads(json.dumps(record)))
-        else:
+        elif not force:
             for name in OWN:
                 if (self.path / name).exists():
                     raise ConfigError([f"{name} in it is not of a training; {CURE}"], self._name)
+        self._hold()
+        if force:
+            for name in (*OWN, RECORD):
+                (self.path / name).unlink(missing_ok=True)
+        if force or not is_known:
             text = yaml.safe_dump(dict(record), sort_keys=False)
             write_atomically(self.path / RECORD, (HEADER + text).encode())
         for draft in self.path.glob(".*-*"):  # what a killed process was writing
             if draft.name[1:].rpartition("-")[0] in OWN:
                 draft.unlink(missing_ok=True)
+
+    def _hold(self) -> None:
+        """Lock the folder itself, where its file system can; the kernel frees a dead process's."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise ExportError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fault = "another process trains in it; wait for it, or choose another -o"
+            raise ConfigError([fault], self._name) from None
+        except OSError:
+            pass  # some network file systems lock no folders
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Keep what the training goes on from, instead of what was kept before."""

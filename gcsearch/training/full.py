@@ -101,7 +101,7 @@ def train(
     folder = Folder(output)
     if source is not None and folder.writes(source):
         raise ConfigError([f"it would write over {source}; choose another -o"], str(output))
-    with launched(settings) as fabric, memory_guard("batch_size or image_size"):
+    with folder, launched(settings) as fabric, memory_guard("batch_size or image_size"):
         with fabric.rank_zero_first(local=True):
             task = _load(start, settings, trust, cache_dir)
         heard = listener if listener and fabric.is_global_zero else TrainingListener()
