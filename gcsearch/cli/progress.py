@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
+from gcsearch.cli.live import LiveLines
 from gcsearch.cli.tables import costs_line, plan_lines, points
 from gcsearch.tuning.events import Listener
 
@@ -26,7 +24,7 @@ __all__ = ["Progress"]
 TABLE_LINES_EVERY = 10
 
 
-class Progress(Listener):
+class Progress(LiveLines, Listener):
     """Prints what a run does: finished things stay, what is under way is a line that changes.
 
     Args:
@@ -36,8 +34,8 @@ class Progress(Listener):
     """
 
     def __init__(self, console: Console, header: list[str], objective: Cost = "latency") -> None:
-        self._console, self._header, self._objective = console, header, objective
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
+        super().__init__(console)
+        self._header, self._objective = header, objective
         self._plan: Plan | None = None
         self._began = self._since = time.monotonic()
         self._n_done = 0
@@ -48,25 +46,10 @@ class Progress(Listener):
         self._baseline_top1: float | None = None
         self._best: tuple[float, str] | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         for line in self._header:
             self._print(line)
-        if self._console.is_terminal:
-            self._live.get_renderable = self._status  # type: ignore[method-assign]
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def notice(self, text: str) -> None:
-        """Print a line of its own."""
-        self._print(f"note     {text}")
+        return super().__enter__()
 
     def planned(self, plan: Plan, study: str, rows: Sequence[TrialRow]) -> None:
         """Print the plan, and remember what was measured before."""
@@ -176,7 +159,7 @@ class Progress(Listener):
             f"{costs_line(evaluation, self._objective)}  {evaluation.architecture}"
         )
 
-    def _status(self) -> Text:
+    def _status(self) -> str:
         elapsed = time.monotonic() - self._began
         parts = [f"{elapsed / 60:4.1f} min"]
         if self._plan is not None:
@@ -189,10 +172,7 @@ class Progress(Listener):
         if self._best is not None:
             parts.append(f"best top1 {self._best[0]:.3f} {self._best[1]}")
         lines = [" | ".join(parts), *(list(self._under_way.values()) or [self._stage])]
-        return Text("\n".join(lines), style="dim", overflow="ellipsis", no_wrap=True)
-
-    def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        return "\n".join(lines)
 
 
 def _task(seed: int | None) -> str:

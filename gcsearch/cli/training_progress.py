@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
+from gcsearch.cli.live import LiveLines
 from gcsearch.training.events import EpochResult, TrainingListener
 
 __all__ = ["TrainingProgress"]
 
 
-class TrainingProgress(TrainingListener):
+class TrainingProgress(LiveLines, TrainingListener):
     """Prints what a training does: epochs stay, the one under way is a line that changes.
 
     Args:
@@ -22,31 +20,12 @@ class TrainingProgress(TrainingListener):
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._began, self._status = time.monotonic(), "preparing data and network"
-
-    def __enter__(self) -> TrainingProgress:
-        if self._console.is_terminal:
-            self._live.get_renderable = self._line  # type: ignore[method-assign]
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def notice(self, text: str) -> None:
-        """Print a line of its own."""
-        self._print(f"note     {text}")
+        super().__init__(console)
+        self._began, self._stage = time.monotonic(), "preparing data and network"
 
     def step(self, epoch: int, done: int, of: int) -> None:
         """Show how far an epoch is."""
-        self._status = f"epoch {epoch}, step {done}/{of}"
+        self._stage = f"epoch {epoch}, step {done}/{of}"
 
     def epoch(self, result: EpochResult, of: int) -> None:
         """Print what an epoch came to."""
@@ -57,9 +36,5 @@ class TrainingProgress(TrainingListener):
             f"{result.seconds:.0f} s"
         )
 
-    def _line(self) -> Text:
-        elapsed = (time.monotonic() - self._began) / 60
-        return Text(f"{elapsed:4.1f} min | {self._status}", style="dim", overflow="ellipsis")
-
-    def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+    def _status(self) -> str:
+        return f"{(time.monotonic() - self._began) / 60:4.1f} min | {self._stage}"
