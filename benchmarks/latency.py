@@ -3,6 +3,8 @@
 Every section prints its own verdictless figures:
 
     aa      the backbone against a copy of itself: how many 95 % intervals hold 1
+    copies  whether two copies of the backbone differ for as long as they live, and whether they do
+            where they are copied anew every few rounds, as is done (analysis of variance)
     ranks   the same architectures measured twice, at different moments: rank correlation and
             differences; beside it the naive way, the means of a loop of passes for each
     load    a training process on the other core: the bias of what is called conclusive
@@ -26,17 +28,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import f_oneway, spearmanr
 from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
-from gcsearch.cost import LatencyProbe, LatencyRatio, LatencySettings, share_weights
+from gcsearch.cost import RUNTIMES, LatencyProbe, LatencyRatio, LatencySettings, share_weights
+from gcsearch.cost.pairs import BLOCK_ROUNDS, Times, n_blocks
+from gcsearch.cost.runtimes import Eager
 from gcsearch.machine import environment, n_cores
 from gcsearch.space import SearchSpace, SpaceSettings, select_sites
 from gcsearch.surgery import find_sites, insert
 
-SECTIONS = ("aa", "ranks", "load", "busy")
+SECTIONS = ("aa", "copies", "ranks", "load", "busy")
 TRAINING = """
 import os, sys, torch, torchvision
 from contextlib import nullcontext
@@ -113,6 +117,34 @@ def show_aa(bench: Bench, n: int) -> None:
           f"{max(r.seconds for r in results):.1f}")  # fmt: skip
     for reason in sorted({r.reason for r in results if r.reason}):
         print(f"        inconclusive: {reason}")
+
+
+@RUNTIMES.register("eager, copies kept")
+class Kept(Eager):
+    """Eager torch whose models stay where they are for a whole measurement."""
+
+    is_instant = False
+
+
+def show_copies(bench: Bench, n: int) -> None:
+    """Print how much more pairs of copies differ than what varies within each of them."""
+    blocks: dict[str, list[np.ndarray]] = {"eager": [], "eager, copies kept": []}
+    for i in range(n):
+        for runtime, found in blocks.items():
+            probe = bench.probe(runtime=runtime, disturbance=1.0)
+            probe.measure(share_weights(bench.model), seed=10 * i)
+            found.append(_block_medians(probe.times))
+    for runtime, found in blocks.items():
+        variance = f_oneway(*found)
+        print(f"copies  {runtime}: {n} pairs of {np.mean([len(x) for x in found]):.0f} blocks; "
+              f"F = {variance.statistic:.2f}, p = {variance.pvalue:.3f}")  # fmt: skip
+
+
+def _block_medians(times: Times) -> np.ndarray:
+    """Return the median log ratio of the candidate to the backbone in each block of rounds."""
+    whole = np.log(times[: n_blocks(times) * BLOCK_ROUNDS]).reshape(-1, BLOCK_ROUNDS, 3)
+    candidate, backbone = whole[:, :, 0], whole[:, :, 1:].reshape(len(whole), -1)
+    return np.median(candidate[:, :, None] - backbone[:, None], axis=(1, 2))
 
 
 def show_ranks(bench: Bench) -> None:
@@ -205,7 +237,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--repeats", type=int, default=50, help="measurements of section aa")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=50,
+        help="measurements of section aa; pairs of section copies are half as many",
+    )
     parser.add_argument("--architectures", type=int, default=10)
     parser.add_argument("--precision", type=float, default=0.01)
     parser.add_argument("--time-limit", type=float, default=8.0, help="seconds each, at most")
@@ -221,6 +258,7 @@ def main() -> None:
     bench = make_bench(options)
     sections = {
         "aa": lambda: show_aa(bench, options.repeats),
+        "copies": lambda: show_copies(bench, options.repeats // 2),
         "ranks": lambda: show_ranks(bench),
         "load": lambda: show_load(bench),
         "busy": lambda: show_busy(bench),
