@@ -131,7 +131,8 @@ def show_copies(bench: Bench, n: int) -> None:
     blocks: dict[str, list[np.ndarray]] = {"eager": [], "eager, copies kept": []}
     for i in range(n):
         for runtime, found in blocks.items():
-            probe = bench.probe(runtime=runtime, disturbance=1.0)
+            settings = bench.settings.model_copy(update={"runtime": runtime, "disturbance": 1.0})
+            probe = LatencyProbe(share_weights(bench.model), bench.size, settings)
             probe.measure(share_weights(bench.model), seed=10 * i)
             found.append(_block_medians(probe.times))
     for runtime, found in blocks.items():
@@ -258,7 +259,7 @@ def main() -> None:
     bench = make_bench(options)
     sections = {
         "aa": lambda: show_aa(bench, options.repeats),
-        "copies": lambda: show_copies(bench, options.repeats // 2),
+        "copies": lambda: show_copies(bench, max(2, options.repeats // 2)),
         "ranks": lambda: show_ranks(bench),
         "load": lambda: show_load(bench),
         "busy": lambda: show_busy(bench),

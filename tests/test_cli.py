@@ -550,6 +550,8 @@ def test_dashboard_serves_the_study(storage, port):
         assert b"Optuna" in fetch(f"http://127.0.0.1:{port}/", process)
         studies = json.loads(fetch(f"http://127.0.0.1:{port}/api/studies", process))
         assert [study["study_name"] for study in studies["study_summaries"]] == ["tiny"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.communicate(timeout=30)
@@ -571,8 +573,8 @@ def test_dashboard_on_a_taken_port_is_one_line(call, storage):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        code, _, err = call("dashboard", "--storage", storage, "--port", port)
-    assert code == 1 and f"cannot listen on 127.0.0.1:{port}" in err
+        code, out, err = call("dashboard", "--storage", storage, "--port", port)
+    assert code == 1 and f"cannot listen on 127.0.0.1:{port}" in err and "http://" not in out
 
 
 def test_dashboard_at_an_address_of_another_machine_is_one_line(call, storage):

@@ -20,6 +20,7 @@ from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_ve
 
 from gcsearch.config import load_config
 from gcsearch.dashboard import Annotator, artifacts, notes
+from gcsearch.dashboard.server import _Server
 from gcsearch.errors import ExportError
 from gcsearch.export import read_config
 from gcsearch.space import SearchSpace
@@ -314,7 +315,7 @@ def served(url: str, folder: Path) -> Iterator[str]:
     """Serve the dashboard as `gcsearch dashboard` does, from a thread; give its address."""
     store = FileSystemArtifactStore(folder / "artifacts")
     app = optuna_dashboard.wsgi(open_storage(url, create=False), artifact_store=store)
-    with make_server("127.0.0.1", 0, app, handler_class=Quiet) as server:
+    with make_server("127.0.0.1", 0, app, _Server, Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:

@@ -266,7 +266,8 @@ def test_folder_of_another_training_is_kept_unless_forced(unbroken, data):
     assert whole_weights(unbroken).read_bytes() == kept
 
 
-def test_folder_in_which_another_process_trains_is_left_alone(found, data, tmp_path):
+def test_folder_in_which_another_process_trains_is_left_alone(found, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("gcsearch.training.folder.PATIENCE_S", 0.5)
     output = tmp_path / "out"
     trains = (
         "import fcntl, os, sys, time\n"
@@ -281,6 +282,20 @@ def test_folder_in_which_another_process_trains_is_left_alone(found, data, tmp_p
             run(found, data, output)
         assert [*output.iterdir()] == []
         other.kill()
+    assert run(found, data, output).n_before == 0
+
+
+def test_what_a_killed_process_leaves_behind_is_waited_for(found, data, tmp_path):
+    """Its children hold the lock until they notice, as those that load pictures do."""
+    output = tmp_path / "out"
+    parent = (
+        "import fcntl, os, sys, time\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "if os.fork() == 0: time.sleep(2); os._exit(0)\n"
+        "os._exit(0)"
+    )
+    output.mkdir()
+    subprocess.run([sys.executable, "-c", parent, str(output)], check=True)
     assert run(found, data, output).n_before == 0
 
 

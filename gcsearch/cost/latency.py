@@ -6,15 +6,18 @@ noise. A result is a number only if its interval is narrow enough, the backbone 
 nothing else took the cores meanwhile. Else it is inconclusive, with the reason, and no number is
 made of it.
 
-Every few rounds both are timed as fresh copies on the same weights, and what they compute comes
-to lie elsewhere in memory. Two copies of one ResNet-50 differed by 0.7 % (standard deviation) for
-as long as they lived: analysis of variance of 26 pairs, each timed for 20 s on two cores of an AMD
-EPYC, gave F = 1.9, p = 0.007; where copies were fresh every three rounds, F = 0.65, p = 0.90.
+Every few rounds what is computed comes to lie elsewhere in memory, and where the runtime takes
+them at once (eager torch) both are timed as fresh copies on the same weights. Two copies of one
+ResNet-50 differed by 0.7 % (standard deviation) for as long as they lived: analysis of variance of
+26 pairs, each timed for 20 s on two cores of an AMD EPYC, gave F = 1.9, p = 0.007; where copies
+were fresh every three rounds, F = 0.65, p = 0.90 (`benchmarks/latency.py --sections copies` does
+the like). Intervals of other runtimes do not know of that part.
 """
 
 from __future__ import annotations
 
 import copy
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +50,10 @@ __all__ = [
 
 CANDIDATE, BACKBONE, TWIN = range(3)
 MIN_BLOCKS = 8
-"""Of fewer an interval holds the truth less often than it says (`benchmarks/latency.py`)."""
+"""Before so many measuring does not stop: the first interval that is narrow enough is the more
+likely to be so by luck, the fewer blocks it is of."""
+LEAST_BLOCKS = 5
+"""Of fewer, for which there is no time with slow networks, no number is made."""
 MIN_S = 0.02
 """Seconds over the wanted precision that passes must have taken: an interval knows only of the
 noise in its own rounds, and those of a moment are more alike than those of two seconds."""
@@ -211,6 +217,8 @@ class LatencyProbe:
             model = as_served(model, self._example, self._settings)
             with refusals_told(self._example), torch.inference_mode():
                 model(self._example)  # before anything is compiled
+            if self._runtime.is_instant:
+                _check_copy(model)
             return _Contender(model, self._prepare)
 
     def _prepare(self, model: nn.Module) -> Callable[[], float]:
@@ -222,6 +230,7 @@ class LatencyProbe:
         placement = Placement(seed)
 
         def renew() -> None:
+            gc.collect(0)  # what copies leave behind; within passes nothing is collected
             placement()
             if self._runtime.is_instant:
                 candidate.renew()
@@ -261,13 +270,13 @@ class LatencyProbe:
         wanted = self._settings.precision
         if n_blocks(times) < MIN_BLOCKS or times.sum() < MIN_S / wanted:
             return False
-        ratio, _ = estimate(times)
+        ratio = paired_ratio(times, CANDIDATE, [BACKBONE, TWIN])
         return ratio.half_width <= wanted * ratio.value
 
     def _doubt(self, ratio: Interval, noise: Interval) -> str:
         """Return why the times themselves make no number, or ``""``."""
         wanted = self._settings.precision
-        if n_blocks(self.times) < MIN_BLOCKS:
+        if n_blocks(self.times) < LEAST_BLOCKS:
             return f"the time was up after {len(self.times)} rounds; raise latency.time_limit_s"
         if not noise.low <= 1 <= noise.high:
             return (
@@ -295,6 +304,22 @@ def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
         paired_ratio(times, CANDIDATE, [BACKBONE, TWIN], seed=seed),
         paired_ratio(times, TWIN, [BACKBONE], seed=seed),
     )
+
+
+def _check_copy(model: nn.Module) -> None:
+    """Refuse a model that cannot be copied, before it is timed.
+
+    Raises:
+        LatencyError: It cannot.
+    """
+    try:
+        share_weights(model)
+    except Exception as error:  # whatever a module's own code raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LatencyError(
+            f"the model cannot be copied, which timing it takes: {reason}; "
+            "give its class a __deepcopy__ that works"
+        ) from error
 
 
 class _Contender:

@@ -30,7 +30,7 @@ Times = NDArray[np.float64]
 """Seconds of each contender in each round, shape (rounds, contenders)."""
 
 BLOCK_ROUNDS = 3
-CHECK_AFTER = 1.1
+CHECK_AFTER = 1.25
 """Whether it is enough is asked again after so many times the rounds: an answer takes the longer
 the more there are."""
 WARM_UP_ROUNDS = (3, 30)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIServer, make_server
@@ -49,7 +50,7 @@ def serve(
         raise StudyError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host"
         ) from error
-    with server:
+    with server, suppress(KeyboardInterrupt):
         ready()
         server.serve_forever()
 

@@ -89,7 +89,7 @@ class Asking:
         trial.set_user_attr("duplicate_of", twin.number)
         if twin.state == TrialState.COMPLETE:
             self._trials.end_as(trial, twin)
-        else:
+        elif not self._trials.one(trial.number).state.is_finished():
             reason = f"same architecture as trial {twin.number}"
             self._trials.note(trial, {"reason": reason, "retry": True})
             self._trials.end(trial, TrialState.FAIL)

@@ -23,6 +23,8 @@ BLUE, GREY = "#0072B2", "#6E6E6E"  # told apart whatever one's colour vision (Ok
 def draw_times(timings: Sequence[ExportTiming]) -> Figure:
     """Draw a row for each measurement: the ratio in each round, and how the ratios are spread.
 
+    The band is the interval of the estimate, which pairs the passes of several rounds.
+
     Raises:
         ExportError: matplotlib is not installed.
     """

@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ __all__ = ["Folder"]
 RECORD, CHECKPOINT, METRICS = "training.yaml", "checkpoint.pt", "metrics.jsonl"
 BEST, BEST_WEIGHTS = "best.yaml", "best.safetensors"
 CURE = "choose another -o, or pass --force to start anew in its place"
+PATIENCE_S = 12.0
 OWN = (CHECKPOINT, METRICS, BEST, BEST_WEIGHTS)
 HEADER = (
     "# All that decides the result of the training in this folder; the same command goes on.\n"
@@ -82,6 +84,7 @@ class Folder:
             ConfigError: It belongs to another training, or another process trains in it.
             ExportError: It cannot be written.
         """
+        self._hold()
         is_known = (self.path / RECORD).exists()
         if is_known and not force:
             self._compare(json.loads(json.dumps(record)))
@@ -89,7 +92,6 @@ class Folder:
             for name in OWN:
                 if (self.path / name).exists():
                     raise ConfigError([f"{name} in it is not of a training; {CURE}"], self._name)
-        self._hold()
         if force:
             for name in (*OWN, RECORD):
                 (self.path / name).unlink(missing_ok=True)
@@ -101,19 +103,28 @@ class Folder:
                 draft.unlink(missing_ok=True)
 
     def _hold(self) -> None:
-        """Lock the folder itself, where its file system can; the kernel frees a dead process's."""
+        """Lock the folder itself, where its file system can.
+
+        The kernel frees a dead process's lock once its children are gone too; those that load
+        pictures notice within seconds that they are alone, hence the patience.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise ExportError(f"{self.path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fault = "another process trains in it; wait for it, or choose another -o"
-            raise ConfigError([fault], self._name) from None
-        except OSError:
-            pass  # some network file systems lock no folders
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    fault = "another process trains in it; wait for it, or choose another -o"
+                    raise ConfigError([fault], self._name) from None
+                time.sleep(0.2)
+            except OSError:
+                return  # some network file systems lock no folders
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Keep what the training goes on from, instead of what was kept before."""
