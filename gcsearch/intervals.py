@@ -172,6 +172,7 @@ def median_ratio(
     groups: NDArray[np.int_] | None = None,
     *,
     seed: int = 0,
+    confidence: float = CONFIDENCE,
     n_bootstrap: int = N_BOOTSTRAP,
 ) -> Interval:
     """Return the median of paired ratios with its bootstrap interval.
@@ -186,6 +187,7 @@ def median_ratio(
         log_ratios: Natural logs of candidate over baseline, one for each pair, shape (N,).
         groups: Of each pair, numbered from 0, shape (N,); by default each is a group of its own.
         seed: Of the bootstrap; the same pairs give the same interval.
+        confidence: Of the interval, in (0, 1).
         n_bootstrap: Resamples.
 
     Raises:
@@ -208,7 +210,7 @@ def median_ratio(
         draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_bootstrap)
         medians = [_weighted_median(values, drawn[groups]) for drawn in draws]
         error = math.sqrt(n / (n - 1)) * float(np.std(medians, ddof=1))
-        margin = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1)) * error
+        margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * error
         low, high = middle - margin, middle + margin
     return Interval(math.exp(middle), math.exp(low), math.exp(high))
 

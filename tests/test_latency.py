@@ -212,7 +212,7 @@ def test_a_tick_of_the_counters_is_no_disturbance(monkeypatch):
     [
         ([[1.0, 1.0, 1.5]] * 30, "the backbone against itself takes 1.500"),
         ([[1.0, 1.0, 1.0], [9.0, 1.0, 1.0]] * 15, "the interval is wider than"),
-        ([[1.0, 1.0, 1.0]] * 3, "the time was up after 3 rounds"),
+        ([[1.0, 1.0, 1.0]] * 3, "the time was up after 6 rounds"),
     ],
 )
 def test_doubtful_times_make_no_number(monkeypatch, times, told):
@@ -235,6 +235,24 @@ def test_disturbed_times_make_no_number_and_are_taken_again(monkeypatch):
     ratio = compare_latency(network(), network(), SIZE, LOOSE)
     assert (ratio.conclusive, ratio.reason) == (False, "too much going on")
     assert limits == [LOOSE.time_limit_s, 2 * LOOSE.time_limit_s]
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize(("twin", "kept"), [(1.0, True), (1.5, False)])
+def test_rounds_that_are_too_few_are_kept_and_spoiled_ones_are_not(monkeypatch, twin, kept):
+    first, then = np.array([[1.0, 1.0, twin], [9.0, 1.0, twin]] * 15), np.ones((270, 3))
+    rows, asked = iter([first, then]), []
+
+    def in_turn(contenders, is_enough, **_):
+        times = next(rows)
+        asked.append(is_enough(times))
+        return times
+
+    monkeypatch.setattr(module, "time_in_turn", in_turn)
+    settings = LOOSE.model_copy(update={"precision": 0.01})
+    ratio = compare_latency(network(), network(), SIZE, settings)
+    assert ratio.conclusive and ratio.pairs == len(then) + kept * len(first)
+    assert asked == [False, True]
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -21,7 +21,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import nn
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
 from gcsearch.cost.disturbance import watched
-from gcsearch.cost.pairs import Times, n_blocks, paired_ratio, time_in_turn, warm_up
+from gcsearch.cost.pairs import BLOCK_ROUNDS, Times, n_blocks, paired_ratio, time_in_turn, warm_up
 from gcsearch.cost.placement import Placement
 from gcsearch.cost.runtimes import RUNTIMES, Run
 from gcsearch.cost.serving import as_served, refusals_told, served_input
@@ -60,7 +60,10 @@ noise in its own rounds, and those of a moment are more alike than those of two 
 LOOSE = 2.5
 """An interval up to this many times wider than the wanted precision still counts as conclusive."""
 TRIES = 2
-"""An inconclusive measurement is tried so often, each time for twice as long."""
+"""An inconclusive measurement is tried so often, each time for twice as long. Rounds whose
+interval is too wide are kept and added to: to throw them away would be to choose among
+measurements by how narrow they came out."""
+NO_TIMES: Times = np.empty((0, 3))
 WARM_UP_SHARE = 0.2
 
 
@@ -141,7 +144,7 @@ def compare_latency(
     *,
     seed: int = 0,
 ) -> LatencyRatio:
-    """Time two models in turn, alone on this machine; an inconclusive result is tried once more.
+    """Time two models in turn, alone on this machine; what is inconclusive is tried once more.
 
     Args:
         candidate: The altered model.
@@ -194,22 +197,27 @@ class LatencyProbe:
         self._example = served_input(input_size, settings)
         self._runtime = RUNTIMES[settings.runtime]()
         self._baseline = self._ready(baseline)
-        self.times: Times = np.empty((0, 3))
+        self.times = NO_TIMES
 
     def measure(self, candidate: nn.Module, *, seed: int = 0) -> LatencyRatio:
-        """Time a candidate; what is inconclusive is tried once more, for twice as long.
+        """Time a candidate; what is inconclusive goes on, or starts anew, for twice as long.
 
         Raises:
             LatencyError: The candidate refuses such an input, or the runtime the candidate.
         """
         start = time.perf_counter()
         contender = self._ready(candidate)
+        kept = NO_TIMES
         for attempt in range(TRIES):
             limit_s = self._settings.time_limit_s * 2**attempt
-            result = self._measure(contender, limit_s, seed + attempt)
-            if result.conclusive:
+            disturbed = self._time(contender, limit_s, seed + attempt, kept)
+            ratio, noise = estimate(self.times, seed=seed)
+            spoiled = disturbed or _doubt_of(noise)
+            reason = spoiled or self._lack(ratio)
+            if not reason:
                 break
-        return replace(result, seconds=time.perf_counter() - start)
+            kept = NO_TIMES if spoiled else self.times[: n_blocks(self.times) * BLOCK_ROUNDS]
+        return self._result(ratio, noise, reason, time.perf_counter() - start)
 
     def _ready(self, model: nn.Module) -> _Contender:
         """Return passes of ``model``."""
@@ -225,7 +233,8 @@ class LatencyProbe:
         run = self._runtime.prepare(model, self._example, self._threads)
         return _on_device(run) if self._example.is_cuda else _on_processor(run)
 
-    def _measure(self, candidate: _Contender, limit_s: float, seed: int) -> LatencyRatio:
+    def _time(self, candidate: _Contender, limit_s: float, seed: int, kept: Times) -> str:
+        """Add rounds to those that are kept; return what disturbed them, or ``""``."""
         contenders = [candidate, self._baseline, self._baseline]
         placement = Placement(seed)
 
@@ -239,15 +248,35 @@ class LatencyProbe:
         with alone(), pinned(self._threads) as cores:
             warm_up(contenders[:TWIN], limit_s=WARM_UP_SHARE * limit_s)
             with watched(cores) as disturbance:
-                self.times = time_in_turn(
+                times = time_in_turn(
                     contenders,
-                    self._is_enough,
+                    lambda times: self._is_enough(np.concatenate([kept, times])),
                     limit_s=limit_s,
                     seed=seed,
                     renew=renew,
                 )
-        ratio, noise = estimate(self.times, seed=seed)
-        reason = disturbance.reason(self._settings.disturbance) or self._doubt(ratio, noise)
+        self.times = np.concatenate([kept, times])
+        return disturbance.reason(self._settings.disturbance)
+
+    def _is_enough(self, times: Times) -> bool:
+        wanted = self._settings.precision
+        if n_blocks(times) < MIN_BLOCKS or times.sum() < MIN_S / wanted:
+            return False
+        ratio = paired_ratio(times, CANDIDATE, [BACKBONE, TWIN])
+        return ratio.half_width <= wanted * ratio.value
+
+    def _lack(self, ratio: Interval) -> str:
+        """Return what more rounds would mend, or ``""``."""
+        wanted = self._settings.precision
+        if n_blocks(self.times) < LEAST_BLOCKS:
+            return f"the time was up after {len(self.times)} rounds; raise latency.time_limit_s"
+        if ratio.half_width > LOOSE * wanted * ratio.value:
+            return f"the interval is wider than {LOOSE:g} times latency.precision {wanted:g}"
+        return ""
+
+    def _result(
+        self, ratio: Interval, noise: Interval, reason: str, seconds: float
+    ) -> LatencyRatio:
         (latency, baseline), (latency_p90, baseline_p90) = (
             1e3 * np.quantile(self.times[:, [CANDIDATE, BACKBONE]], q, axis=0) for q in (0.5, 0.9)
         )
@@ -259,33 +288,12 @@ class LatencyProbe:
             latency_ms=float(latency),
             baseline_ms=float(baseline),
             pairs=len(self.times),
-            seconds=0.0,
+            seconds=seconds,
             latency_p90_ms=float(latency_p90),
             baseline_p90_ms=float(baseline_p90),
             noise=(noise.value, noise.low, noise.high),
             reason=reason,
         )
-
-    def _is_enough(self, times: Times) -> bool:
-        wanted = self._settings.precision
-        if n_blocks(times) < MIN_BLOCKS or times.sum() < MIN_S / wanted:
-            return False
-        ratio = paired_ratio(times, CANDIDATE, [BACKBONE, TWIN])
-        return ratio.half_width <= wanted * ratio.value
-
-    def _doubt(self, ratio: Interval, noise: Interval) -> str:
-        """Return why the times themselves make no number, or ``""``."""
-        wanted = self._settings.precision
-        if n_blocks(self.times) < LEAST_BLOCKS:
-            return f"the time was up after {len(self.times)} rounds; raise latency.time_limit_s"
-        if not noise.low <= 1 <= noise.high:
-            return (
-                f"the backbone against itself takes {noise.value:.3f} "
-                f"[{noise.low:.3f}, {noise.high:.3f}]"
-            )
-        if ratio.half_width > LOOSE * wanted * ratio.value:
-            return f"the interval is wider than {LOOSE:g} times latency.precision {wanted:g}"
-        return ""
 
 
 def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
@@ -304,6 +312,16 @@ def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
         paired_ratio(times, CANDIDATE, [BACKBONE, TWIN], seed=seed),
         paired_ratio(times, TWIN, [BACKBONE], seed=seed),
     )
+
+
+def _doubt_of(noise: Interval) -> str:
+    """Return that the backbone does not equal itself, or ``""``."""
+    if noise.excludes(1.0):
+        return (
+            f"the backbone against itself takes {noise.value:.3f} "
+            f"[{noise.low:.3f}, {noise.high:.3f}]"
+        )
+    return ""
 
 
 def _check_copy(model: nn.Module) -> None:

@@ -10,6 +10,11 @@ out, such as places in memory; within it every pass of one contender is paired w
 the other, which uses more of what was measured than pairs within a round (the estimator of Hodges
 and Lehmann 1963 in each block). What varies from block to block is in the interval, for whole
 blocks are what the bootstrap draws.
+
+An interval that decides when measuring ends is looked at several times, and those that end it are
+narrow by luck more often than others. So each is taken at the level that Pocock (1977) gives for
+two looks; with levels of 95 % those of a noisy machine, which are of few blocks, held the truth in
+88 % (58 of 66 of ResNet-50 against itself).
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ BLOCK_ROUNDS = 3
 CHECK_AFTER = 1.25
 """Whether it is enough is asked again after so many times the rounds: an answer takes the longer
 the more there are."""
+CONFIDENCE_OF_A_LOOK = 1 - 0.0294
 WARM_UP_ROUNDS = (3, 30)
 STEADY = 0.05
 
@@ -86,7 +92,7 @@ def n_blocks(times: Times) -> int:
 
 
 def paired_ratio(times: Times, one: int, others: Sequence[int], *, seed: int = 0) -> Interval:
-    """Return the ratio of a contender's time to that of others, with its interval.
+    """Return the ratio of a contender's time to that of others, with its 95 % interval.
 
     Args:
         times: As of :func:`time_in_turn`.
@@ -104,7 +110,7 @@ def paired_ratio(times: Times, one: int, others: Sequence[int], *, seed: int = 0
     blocks = np.split(logs, range(BLOCK_ROUNDS, len(logs), BLOCK_ROUNDS))
     pairs = [(block[:, one, None, None] - block[None, :, others]).ravel() for block in blocks]
     groups = np.repeat(np.arange(len(pairs)), [len(each) for each in pairs])
-    return median_ratio(np.concatenate(pairs), groups, seed=seed)
+    return median_ratio(np.concatenate(pairs), groups, seed=seed, confidence=CONFIDENCE_OF_A_LOOK)
 
 
 def warm_up(contenders: Sequence[Callable[[], float]], *, limit_s: float) -> None:
