@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -228,9 +229,17 @@ def _print_agreement(name: str, first: list[float], second: list[float]) -> None
 
 
 def _print_biases(quiet: list[LatencyRatio], loaded: list[LatencyRatio]) -> None:
+    biases, errors = [], []
     for before, after in zip(quiet, loaded, strict=True):
-        told = f"bias {after.ratio - before.ratio:+.2%}" if after.conclusive else ""
+        told = ""
+        if before.conclusive and after.conclusive:
+            biases.append(after.ratio - before.ratio)
+            errors.append(math.hypot(*((each.high - each.low) / 2 for each in (before, after))))
+            told = f"bias {biases[-1]:+.2%} +- {errors[-1]:.2%}"
         print(f"        quiet {before}; loaded {after}  {told}")
+    if biases:
+        error = math.hypot(*errors) / len(errors)
+        print(f"        in the mean {np.mean(biases):+.2%} +- {error:.2%} (95 %)")
 
 
 def main() -> None:

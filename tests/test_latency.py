@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -113,6 +114,33 @@ def test_what_holds_for_a_block_only_widens_the_interval():
     shifted[:, 0] *= blocks
     narrow, wide = (paired_ratio(times, 0, [1, 2]) for times in (noise, shifted))
     assert wide.half_width > 5 * narrow.half_width
+
+
+@pytest.mark.slow
+def test_intervals_that_end_a_measurement_hold_the_truth():
+    rng = np.random.default_rng(0)
+    truth, n_measured, hits = math.log(1.02), 120, 0
+    for _ in range(n_measured):
+        drift = 0.0
+
+        def passes(log_seconds):
+            def seconds():
+                nonlocal drift  # as of a shared machine: slow waves, and noise on top
+                drift = 0.9 * drift + rng.normal(0, 0.05)
+                return math.exp(log_seconds + drift + rng.normal(0, 0.035))
+
+            return seconds
+
+        def is_enough(times):
+            ratio = paired_ratio(times, 0, [1, 2])
+            narrow = 0.025 if n_blocks(times) >= 9 else 0.01
+            return n_blocks(times) >= 27 or (n_blocks(times) >= 8 and ratio.half_width <= narrow)
+
+        backbone = passes(0.0)
+        times = time_in_turn([passes(truth), backbone, backbone], is_enough, limit_s=60)
+        ratio = paired_ratio(times, 0, [1, 2])
+        hits += ratio.low <= math.exp(truth) <= ratio.high
+    assert hits / n_measured >= 0.93
 
 
 def test_passes_held_up_move_the_ratio_little():

@@ -1,5 +1,6 @@
 """What an architecture costs to run: latency as a paired ratio, parameters, MACs, peak memory."""
 
+from gcsearch.cost.contender import share_weights
 from gcsearch.cost.context import latency_context
 from gcsearch.cost.counting import Counts, count
 from gcsearch.cost.latency import (
@@ -7,7 +8,6 @@ from gcsearch.cost.latency import (
     LatencyRatio,
     compare_latency,
     measure_latency,
-    share_weights,
 )
 from gcsearch.cost.limits import (
     COSTS,

@@ -16,10 +16,9 @@ the like). Intervals of other runtimes do not know of that part.
 
 from __future__ import annotations
 
-import copy
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
+from gcsearch.cost.contender import Contender, check_copy, share_weights
 from gcsearch.cost.disturbance import watched
 from gcsearch.cost.pairs import BLOCK_ROUNDS, Times, n_blocks, paired_ratio, time_in_turn, warm_up
 from gcsearch.cost.placement import Placement
@@ -45,7 +45,6 @@ __all__ = [
     "LatencyRatio",
     "compare_latency",
     "measure_latency",
-    "share_weights",
 ]
 
 CANDIDATE, BACKBONE, TWIN = range(3)
@@ -159,15 +158,6 @@ def compare_latency(
     return LatencyProbe(baseline, input_size, settings).measure(candidate, seed=seed)
 
 
-def share_weights(model: nn.Module) -> nn.Module:
-    """Return a copy of a model on the same weights, as what one process serves has but one copy.
-
-    Two copies would push each other out of the cache, and lie in memory each in its own way.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
 class LatencyProbe:
     """Times candidates against one backbone, which is made ready once.
 
@@ -219,21 +209,20 @@ class LatencyProbe:
             kept = NO_TIMES if spoiled else self.times[: n_blocks(self.times) * BLOCK_ROUNDS]
         return self._result(ratio, noise, reason, time.perf_counter() - start)
 
-    def _ready(self, model: nn.Module) -> _Contender:
+    def _ready(self, model: nn.Module) -> Contender:
         """Return passes of ``model``."""
         with together(), _threads(self._threads):
             model = as_served(model, self._example, self._settings)
             with refusals_told(self._example), torch.inference_mode():
                 model(self._example)  # before anything is compiled
             if self._runtime.is_instant:
-                _check_copy(model)
-            return _Contender(model, self._prepare)
+                check_copy(model)
+            return Contender(model, self._prepare, on_cuda=self._example.is_cuda)
 
-    def _prepare(self, model: nn.Module) -> Callable[[], float]:
-        run = self._runtime.prepare(model, self._example, self._threads)
-        return _on_device(run) if self._example.is_cuda else _on_processor(run)
+    def _prepare(self, model: nn.Module) -> Run:
+        return self._runtime.prepare(model, self._example, self._threads)
 
-    def _time(self, candidate: _Contender, limit_s: float, seed: int, kept: Times) -> str:
+    def _time(self, candidate: Contender, limit_s: float, seed: int, kept: Times) -> str:
         """Add rounds to those that are kept; return what disturbed them, or ``""``."""
         contenders = [candidate, self._baseline, self._baseline]
         placement = Placement(seed)
@@ -322,68 +311,6 @@ def _doubt_of(noise: Interval) -> str:
             f"[{noise.low:.3f}, {noise.high:.3f}]"
         )
     return ""
-
-
-def _check_copy(model: nn.Module) -> None:
-    """Refuse a model that cannot be copied, before it is timed.
-
-    Raises:
-        LatencyError: It cannot.
-    """
-    try:
-        share_weights(model)
-    except Exception as error:  # whatever a module's own code raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise LatencyError(
-            f"the model cannot be copied, which timing it takes: {reason}; "
-            "give its class a __deepcopy__ that works"
-        ) from error
-
-
-class _Contender:
-    """Passes of a model: each call runs one and returns its seconds.
-
-    Args:
-        model: As it is served.
-        prepare: Makes such a call of a model.
-    """
-
-    def __init__(
-        self, model: nn.Module, prepare: Callable[[nn.Module], Callable[[], float]]
-    ) -> None:
-        self._model, self._prepare = model, prepare
-        self._pass = prepare(model)
-
-    def __call__(self) -> float:
-        return self._pass()
-
-    def renew(self) -> None:
-        """Go on with a fresh copy, which lies elsewhere."""
-        self._pass = self._prepare(share_weights(self._model))
-
-
-def _on_processor(run: Run) -> Callable[[], float]:
-    def seconds() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    return seconds
-
-
-def _on_device(run: Run) -> Callable[[], float]:
-    """Time on the device itself, between two of its events."""
-    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-    def seconds() -> float:
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3
-
-    return seconds
 
 
 @contextmanager

@@ -6,8 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gcsearch.cost import LatencyProbe, LatencyRatio, LatencySettings, runtime_version
-from gcsearch.cost.latency import share_weights
+from gcsearch.cost import (
+    LatencyProbe,
+    LatencyRatio,
+    LatencySettings,
+    runtime_version,
+    share_weights,
+)
 from gcsearch.cost.pairs import Times
 from gcsearch.export import build
 from gcsearch.machine import environment, pick_device
