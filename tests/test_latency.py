@@ -39,6 +39,7 @@ from gcsearch.cost.pairs import BLOCK_ROUNDS, n_blocks, paired_ratio, time_in_tu
 from gcsearch.cost.placement import Placement
 from gcsearch.errors import ConfigError, GcsearchError, LatencyError
 from gcsearch.export import ExportedConfig, write_config
+from gcsearch.machine import n_cores
 from gcsearch.timing import draw_times, time_export
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
@@ -196,6 +197,7 @@ def test_warm_up_of_steady_passes_is_short():
     [
         (Disturbance(), ""),
         (Disturbance(others=0.2), "other processes took 20 %"),
+        (Disturbance(beside=0.2), "other processes took 20 % of all cores"),
         (Disturbance(stolen=0.5, others=0.2), "the hypervisor took 50 %"),
         (Disturbance(clock=0.3), "clock changed by 30 %"),
     ],
@@ -225,13 +227,34 @@ def test_another_process_on_the_same_core_is_seen_and_ones_own_work_is_not():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's counters")
+@pytest.mark.skipif(n_cores() < 2, reason="needs a core beside")
+def test_another_process_on_the_other_cores_is_seen():
+    from gcsearch.machine import pinned
+
+    every = os.sched_getaffinity(0)
+    with pinned(1) as cores:
+        others = every - set(cores)
+        busy = f"import os; os.sched_setaffinity(0, {others})\nwhile True: pass"
+        neighbour = subprocess.Popen([sys.executable, "-c", busy])
+        try:
+            with watched(cores) as disturbed:
+                time.sleep(1)
+        finally:
+            neighbour.kill()
+            neighbour.wait()
+    assert disturbed.beside > 0.5 / os.cpu_count()
+    assert "share the cache" in disturbed.reason(0.3 / os.cpu_count())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's counters")
 def test_a_tick_of_the_counters_is_no_disturbance(monkeypatch):
     tick_s = 0.01
-    readings = iter([[0.0] * 8, [tick_s] + [0.0] * 6 + [tick_s]])  # user time, and stolen
-    monkeypatch.setattr("gcsearch.cost.disturbance._counters", lambda cores: next(readings))
+    after = np.array([tick_s] + [0.0] * 6 + [tick_s])  # user time, and stolen
+    readings = iter([{0: 0 * after, 1: 0 * after}, {0: after, 1: after}])
+    monkeypatch.setattr("gcsearch.cost.disturbance._counters", lambda: next(readings))
     with watched([0]) as seen:
         pass
-    assert (seen.others, seen.stolen) == (0, 0)
+    assert (seen.others, seen.beside, seen.stolen) == (0, 0, 0)
 
 
 @pytest.mark.usefixtures("undisturbed")

@@ -35,8 +35,8 @@ class LatencySettings(Settings):
     time_limit_s: Annotated[float, Field(gt=0, le=3600)] = 8.0
     """Seconds after which measuring stops anyway; twice as many again if it is inconclusive."""
     disturbance: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the time of the cores measured on that other processes may take; what was measured
-    while they took more is inconclusive."""
+    """Share of the time of the cores measured on, and of all cores of the machine, that other
+    processes may take; what was measured while they took more is inconclusive."""
     limit: Annotated[float, Field(gt=1, le=100)] | None = None
     """Most that an architecture may take, as a ratio to the backbone, by the upper end of its
     interval; what takes more is refused before it is trained."""
