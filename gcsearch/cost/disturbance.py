@@ -2,7 +2,8 @@
 
 Cores share their cache and the way to memory, of which blocks that pool use more than backbones: a
 training on one of two cores (AMD EPYC) moved ratios of ResNet-18 at 64 px, timed on the other, by
-1.5 % +- 0.7 % in the mean and by 3.4 % at most.
+1.5 % +- 0.7 % in the mean and by 3.4 % at most. In a container the counters are those of its host:
+where that is always busy, `latency.disturbance` has to be raised.
 
 Reads the kernel's counters where there are some (Linux); elsewhere nothing is watched, and only
 the spread of the measurement itself tells. Knows no model.
