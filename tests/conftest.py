@@ -1,4 +1,4 @@
-"""What several test files share: a search small enough to run in a test, and its data cache."""
+"""What several test files share: a search small enough to run in a test, and studies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from optuna.storages import RDBStorage
+from studies import POSTGRES, make_study
 
 from gcsearch.config import SearchConfig, load_config
 from gcsearch.machine import n_cores
+from gcsearch.study import SearchStudy, open_storage
 
 if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # With all cores each, they and what they start would only wait for each other.
@@ -66,3 +69,30 @@ def unshared_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("machine")))
         yield
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES else ["sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where a study may lie: every kind of database there is here."""
+    return POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture
+def storage(url: str) -> Iterator[RDBStorage]:
+    """An open database."""
+    opened = open_storage(url)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def study(storage: RDBStorage) -> SearchStudy:
+    """A new study in it."""
+    return make_study(storage)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """Where a test that looks into the file has its database."""
+    return f"sqlite:///{tmp_path}/studies.db"

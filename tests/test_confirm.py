@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from searching import Session, patient
 from test_results import BASELINE, FOUND, altered, answers, evaluation_of, with_cost
-from test_run import Session, patient
 
 from gcsearch.confirm import _tell_plan, _training_s, confirm
 from gcsearch.cost import LatencyRatio

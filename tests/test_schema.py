@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, insert, inspect, make_url, select, text
 from sqlalchemy.engine import Engine
-from test_study import POSTGRES, ask_all, large_space, make_study, measured
+from studies import POSTGRES, ask_all, large_space, make_study, measured
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cost.table import Entry, Part, Prediction
@@ -71,12 +71,6 @@ def opened(url: str) -> Iterator[RDBStorage]:
     yield storage
     storage.remove_session()
     storage.engine.dispose()
-
-
-@pytest.fixture
-def storage(url):
-    with opened(url) as storage:
-        yield storage
 
 
 def revision_of(engine: Engine) -> str | None:
