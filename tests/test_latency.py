@@ -306,6 +306,21 @@ def test_rounds_that_are_too_few_are_kept_and_spoiled_ones_are_not(monkeypatch, 
 
 
 @pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize(("precision", "is_number"), [(None, False), (9.0, True)])
+def test_precision_can_be_wanted_for_one_measurement(monkeypatch, precision, is_number):
+    times, asked = np.array([[1.0, 1.0, 1.0], [9.0, 1.0, 1.0]] * 15), []
+
+    def in_turn(contenders, is_enough, **_):
+        asked.append(is_enough(times))
+        return times
+
+    monkeypatch.setattr(module, "time_in_turn", in_turn)
+    settings = LOOSE.model_copy(update={"precision": 0.01})
+    ratio = LatencyProbe(network(), SIZE, settings).measure(network(), precision=precision)
+    assert (ratio.conclusive, asked[0]) == (is_number, is_number)
+
+
+@pytest.mark.usefixtures("undisturbed")
 def test_steady_times_are_a_number(monkeypatch):
     rows = np.array([[1.1, 1.0, 1.0]] * 30) * 1e-3
     monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: rows)

@@ -46,16 +46,17 @@ def evaluator_that(measure):
     return lambda config, **options: SimpleNamespace(measure_latency=measure)
 
 
-def raising(architecture):
+def raising(architecture, precision):
     raise LatencyError("too noisy")
 
 
 def test_prober_times_what_it_is_sent(monkeypatch):
     ray, sent = FakeRay(**{RESOURCE: 1.0}), []
     monkeypatch.setattr(probe, "ray", ray)
-    monkeypatch.setattr(probe, "Evaluator", evaluator_that(lambda a: sent.append(a) or RATIO))
+    evaluator = evaluator_that(lambda *told: sent.append(told) or RATIO)
+    monkeypatch.setattr(probe, "Evaluator", evaluator)
     measure = timed_by(start_prober(CONTEXT))
-    assert measure(ARCHITECTURE) == RATIO and sent == [ARCHITECTURE]
+    assert measure(ARCHITECTURE, 0.02) == RATIO and sent == [(ARCHITECTURE, 0.02)]
     assert ray.asked == {"num_cpus": 0, "resources": {RESOURCE: 1}}
 
 

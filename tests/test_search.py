@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import time
 from types import SimpleNamespace
@@ -431,13 +432,15 @@ class FakeEvaluator:
     """Times each architecture as it is told to, or not at all."""
 
     def __init__(self, *outcomes: LatencyRatio | BaseException) -> None:
-        self.outcomes, self.timed = list(outcomes), []
+        self.outcomes, self.timed, self.precisions = list(outcomes), [], []
+        self.config = SimpleNamespace(latency=SimpleNamespace(precision=0.01))
 
     def timed_sites(self):
         return SITES
 
-    def measure_latency(self, architecture):
+    def measure_latency(self, architecture, precision=None):
         self.timed.append(architecture)
+        self.precisions.append(precision)
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, BaseException):
             raise outcome
@@ -460,6 +463,12 @@ def test_table_takes_what_there_is_and_measures_the_rest():
     added = [table.predict(Architecture("tiny", (i,))).ratio - 1 for _, i in SPACE.insertions()]
     assert added == pytest.approx([0.1, 0.15, 0.2] * 2)
     assert n_missing(evaluator, SPACE, store) == 0
+
+
+def test_entry_is_as_precise_as_predictions_from_it_need():
+    evaluator = FakeEvaluator(ratio(1.2), ratio(1.4), ratio(1.6))
+    build_table(evaluator, SPACE, FakeStore(), Listener())
+    assert evaluator.precisions == pytest.approx([0.01 * math.sqrt(2)] * 3)  # at both of two sites
 
 
 def test_entry_that_is_no_number_is_left_out_and_tried_again():

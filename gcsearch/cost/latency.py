@@ -189,21 +189,29 @@ class LatencyProbe:
         self._baseline = self._ready(baseline)
         self.times = NO_TIMES
 
-    def measure(self, candidate: nn.Module, *, seed: int = 0) -> LatencyRatio:
+    def measure(
+        self, candidate: nn.Module, *, seed: int = 0, precision: float | None = None
+    ) -> LatencyRatio:
         """Time a candidate; what is inconclusive goes on, or starts anew, for twice as long.
+
+        Args:
+            candidate: The altered model.
+            seed: Of the order within rounds and of the bootstrap.
+            precision: Wanted instead of that of the settings.
 
         Raises:
             LatencyError: The candidate refuses such an input, or the runtime the candidate.
         """
         start = time.perf_counter()
+        wanted = precision or self._settings.precision
         contender = self._ready(candidate)
         kept = NO_TIMES
         for attempt in range(TRIES):
             limit_s = self._settings.time_limit_s * 2**attempt
-            disturbed = self._time(contender, limit_s, seed + attempt, kept)
+            disturbed = self._time(contender, limit_s, seed + attempt, kept, wanted)
             ratio, noise = estimate(self.times, seed=seed)
             spoiled = disturbed or _doubt_of(noise)
-            reason = spoiled or self._lack(ratio)
+            reason = spoiled or self._lack(ratio, wanted)
             if not reason:
                 break
             kept = NO_TIMES if spoiled else self.times[: n_blocks(self.times) * BLOCK_ROUNDS]
@@ -222,7 +230,9 @@ class LatencyProbe:
     def _prepare(self, model: nn.Module) -> Run:
         return self._runtime.prepare(model, self._example, self._threads)
 
-    def _time(self, candidate: Contender, limit_s: float, seed: int, kept: Times) -> str:
+    def _time(
+        self, candidate: Contender, limit_s: float, seed: int, kept: Times, wanted: float
+    ) -> str:
         """Add rounds to those that are kept; return what disturbed them, or ``""``."""
         contenders = [candidate, self._baseline, self._baseline]
         placement = Placement(seed)
@@ -239,7 +249,7 @@ class LatencyProbe:
             with watched(cores) as disturbance:
                 times = time_in_turn(
                     contenders,
-                    lambda times: self._is_enough(np.concatenate([kept, times])),
+                    lambda times: _is_enough(np.concatenate([kept, times]), wanted),
                     limit_s=limit_s,
                     seed=seed,
                     renew=renew,
@@ -247,20 +257,12 @@ class LatencyProbe:
         self.times = np.concatenate([kept, times])
         return disturbance.reason(self._settings.disturbance)
 
-    def _is_enough(self, times: Times) -> bool:
-        wanted = self._settings.precision
-        if n_blocks(times) < MIN_BLOCKS or times.sum() < MIN_S / wanted:
-            return False
-        ratio = paired_ratio(times, CANDIDATE, [BACKBONE, TWIN])
-        return ratio.half_width <= wanted * ratio.value
-
-    def _lack(self, ratio: Interval) -> str:
+    def _lack(self, ratio: Interval, wanted: float) -> str:
         """Return what more rounds would mend, or ``""``."""
-        wanted = self._settings.precision
         if n_blocks(self.times) < LEAST_BLOCKS:
             return f"the time was up after {len(self.times)} rounds; raise latency.time_limit_s"
         if ratio.half_width > LOOSE * wanted * ratio.value:
-            return f"the interval is wider than {LOOSE:g} times latency.precision {wanted:g}"
+            return f"the interval is wider than {LOOSE:g} times the wanted precision {wanted:g}"
         return ""
 
     def _result(
@@ -301,6 +303,13 @@ def estimate(times: Times, *, seed: int = 0) -> tuple[Interval, Interval]:
         paired_ratio(times, CANDIDATE, [BACKBONE, TWIN], seed=seed),
         paired_ratio(times, TWIN, [BACKBONE], seed=seed),
     )
+
+
+def _is_enough(times: Times, wanted: float) -> bool:
+    if n_blocks(times) < MIN_BLOCKS or times.sum() < MIN_S / wanted:
+        return False
+    ratio = paired_ratio(times, CANDIDATE, [BACKBONE, TWIN])
+    return ratio.half_width <= wanted * ratio.value
 
 
 def _doubt_of(noise: Interval) -> str:

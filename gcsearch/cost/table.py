@@ -3,8 +3,9 @@
 A block reads the features of its site once and writes them once, so what it adds depends on the
 block, its settings and the form of those features, and hardly on what stands elsewhere. One entry
 serves all sites of one form, and is measured with the block at all of them at once: the noise of
-the ratio is divided by their number. How far sums are from the truth is told by residuals, which
-widen every prediction once there are a few.
+the ratio is divided by their number, and so is the care it takes (:func:`entry_precision`).
+How far sums are from the truth is told by residuals, which widen every prediction once there are a
+few.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = [
     "Prediction",
     "Residuals",
     "describe_residuals",
+    "entry_precision",
     "plan_groups",
 ]
 
@@ -222,6 +224,27 @@ def plan_groups(space: SearchSpace, sites: Iterable[Site]) -> list[Group]:
         Group(part, Architecture(space.backbone, tuple(equal)))
         for part, equal in insertions.items()
     ]
+
+
+def entry_precision(n_sites: int, n_blocks: int, precision: float) -> float:
+    """Return how precisely an entry is to be measured for predictions to be of a precision.
+
+    Half-widths of different parts add in quadrature, so that each of the ``n_blocks`` may add up
+    to ``precision / sqrt(n_blocks)``; the ratio of a part that is at several sites at once may be
+    as many times less precise. Never better than a measurement of an architecture itself.
+
+    Args:
+        n_sites: At how many sites the part is while it is measured.
+        n_blocks: Of the largest architecture to be predicted.
+        precision: Wanted half-width of predictions.
+
+    Example:
+        >>> entry_precision(n_sites=6, n_blocks=4, precision=0.01)
+        0.03
+        >>> entry_precision(n_sites=1, n_blocks=4, precision=0.01)
+        0.01
+    """
+    return precision * max(1.0, n_sites / math.sqrt(n_blocks))
 
 
 def describe_residuals(residuals: Sequence[float]) -> Residuals | None:

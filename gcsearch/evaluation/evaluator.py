@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
-from gcsearch.cost import LatencyRatio
 from gcsearch.errors import ConfigError
 from gcsearch.evaluation.costs import hold_to_limits, ratios_to
-from gcsearch.evaluation.gauge import Gauge
+from gcsearch.evaluation.gauge import Gauge, Timer
 from gcsearch.evaluation.value import Evaluation, pack
 from gcsearch.machine import device_fault, pick_device, pick_precision, together
 from gcsearch.plan import Speeds
@@ -66,7 +65,7 @@ class Evaluator(Gauge):
         cache_dir: Path,
         trust: bool = False,
         threads: int | None = None,
-        measure: Callable[[Architecture], LatencyRatio] | None = None,
+        measure: Timer | None = None,
     ) -> None:
         self.device = _usable(pick_device(config.training.device))
         self.precision = pick_precision(config.training.precision, self.device)

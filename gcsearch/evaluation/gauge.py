@@ -7,10 +7,9 @@ but those that the backbone starts from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -32,7 +31,14 @@ from gcsearch.proxy import ProxyTask, load_task
 from gcsearch.space import SearchSpace, select_sites
 from gcsearch.surgery import Site, find_sites, insert
 
-__all__ = ["Gauge"]
+__all__ = ["Gauge", "Timer"]
+
+
+class Timer(Protocol):
+    """Times an architecture against the backbone."""
+
+    def __call__(self, architecture: Architecture, precision: float | None = None) -> LatencyRatio:
+        """Return its latency, as precisely as the settings say or as is wanted instead."""
 
 
 class Gauge:
@@ -58,7 +64,7 @@ class Gauge:
         cache_dir: Path,
         trust: bool = False,
         threads: int | None = None,
-        measure: Callable[[Architecture], LatencyRatio] | None = None,
+        measure: Timer | None = None,
     ) -> None:
         check_backbone(config.backbone, trust=trust)  # before the data, which may take a while
         self.config = config
@@ -94,15 +100,21 @@ class Gauge:
         model = insert(copy.deepcopy(self._backbone), architecture.insertions, sites=self.sites)
         return self._count(model)
 
-    def measure_latency(self, architecture: Architecture) -> LatencyRatio:
+    def measure_latency(
+        self, architecture: Architecture, precision: float | None = None
+    ) -> LatencyRatio:
         """Time an architecture against the backbone, alone on the machine that times.
+
+        Args:
+            architecture: What to time.
+            precision: Wanted instead of ``latency.precision``.
 
         Raises:
             LatencyError: The model refuses pictures of this size, or the runtime the model.
         """
         if self._time is None:
             self._time = self.latency_probe(self.config.latency)
-        return self._time(architecture)
+        return self._time(architecture, precision)
 
     def conclusive_latency(self, architecture: Architecture) -> LatencyRatio:
         """Time an architecture; a latency that is no number is an error.
@@ -118,7 +130,7 @@ class Gauge:
             )
         return latency
 
-    def latency_probe(self, settings: LatencySettings) -> Callable[[Architecture], LatencyRatio]:
+    def latency_probe(self, settings: LatencySettings) -> Timer:
         """Return what times architectures, with the backbone made ready once.
 
         Args:
@@ -130,9 +142,9 @@ class Gauge:
         baseline = copy.deepcopy(self._backbone)
         probe = LatencyProbe(baseline, (3, settings.image_size, settings.image_size), settings)
 
-        def time_one(architecture: Architecture) -> LatencyRatio:
+        def time_one(architecture: Architecture, precision: float | None = None) -> LatencyRatio:
             altered = insert(share_weights(baseline), architecture.insertions, sites=self.sites)
-            return probe.measure(altered)
+            return probe.measure(altered, precision=precision)
 
         return time_one
 

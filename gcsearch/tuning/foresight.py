@@ -10,7 +10,14 @@ import time
 
 from gcsearch.architecture import Architecture
 from gcsearch.cost import LatencyRatio
-from gcsearch.cost.table import Entry, Group, LatencyTable, Prediction, plan_groups
+from gcsearch.cost.table import (
+    Entry,
+    Group,
+    LatencyTable,
+    Prediction,
+    entry_precision,
+    plan_groups,
+)
 from gcsearch.errors import LatencyError
 from gcsearch.evaluation import Evaluator, Refusal
 from gcsearch.space import SearchSpace
@@ -89,11 +96,14 @@ def build_table(
     groups, entries = plan_groups(space, sites), store.entries()
     missing = [group for group in groups if group.part.id not in entries]
     n_known = len(groups) - len(missing)
+    n_blocks = min(space.max_insertions, len(space.sites))
     listener.table_measured(n_known, len(groups))
     for n_tried, group in enumerate(missing, start=1):
         if deadline is not None and time.monotonic() > deadline:
             break
-        if entry := _measure(evaluator, group):
+        n_sites = len(group.architecture.insertions)
+        precision = entry_precision(n_sites, n_blocks, evaluator.config.latency.precision)
+        if entry := _measure(evaluator, group, precision):
             store.add_entry(group.part, entry)
             entries[group.part.id] = entry
         listener.table_measured(n_known + n_tried, len(groups))
@@ -106,10 +116,10 @@ def build_table(
     return LatencyTable(sites, entries, residuals)
 
 
-def _measure(evaluator: Evaluator, group: Group) -> Entry | None:
+def _measure(evaluator: Evaluator, group: Group, precision: float) -> Entry | None:
     """Time a part at all its sites at once, if that comes to a number."""
     try:
-        latency = evaluator.measure_latency(group.architecture)
+        latency = evaluator.measure_latency(group.architecture, precision)
     except LatencyError:
         return None
     if not latency.conclusive:

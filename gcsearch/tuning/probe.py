@@ -7,7 +7,6 @@ after the other; else every worker times on its own machine, which its lock sees
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +15,7 @@ import ray
 from gcsearch.architecture import Architecture
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import LatencyError
-from gcsearch.evaluation import Evaluator
+from gcsearch.evaluation import Evaluator, Timer
 from gcsearch.tuning.worker import WorkerContext
 
 __all__ = ["RESOURCE", "Prober", "start_prober", "timed_by"]
@@ -36,13 +35,16 @@ class Prober:
             context.config, cache_dir=context.cache_dir, trust=context.trust
         )
 
-    def measure(self, architecture: dict[str, Any]) -> dict[str, Any]:
+    def measure(
+        self, architecture: dict[str, Any], precision: float | None = None
+    ) -> dict[str, Any]:
         """Return a latency as plain data, or ``{"error": ...}`` where there is none.
 
         What Ray makes of an exception would come with a traceback of this node.
         """
+        timed = Architecture.from_dict(architecture)
         try:
-            return asdict(self._evaluator.measure_latency(Architecture.from_dict(architecture)))
+            return asdict(self._evaluator.measure_latency(timed, precision))
         except LatencyError as error:
             return {"error": str(error)}
 
@@ -55,15 +57,15 @@ def start_prober(context: WorkerContext) -> Any:
     return actor.remote(context)
 
 
-def timed_by(prober: Any) -> Callable[[Architecture], LatencyRatio]:
+def timed_by(prober: Any) -> Timer:
     """Return what has an architecture timed by the actor.
 
     Raises:
         LatencyError: As the actor's own measuring did.
     """
 
-    def measure(architecture: Architecture) -> LatencyRatio:
-        told = ray.get(prober.measure.remote(architecture.to_dict()))
+    def measure(architecture: Architecture, precision: float | None = None) -> LatencyRatio:
+        told = ray.get(prober.measure.remote(architecture.to_dict(), precision))
         if "error" in told:
             raise LatencyError(told["error"])
         return LatencyRatio(**told)

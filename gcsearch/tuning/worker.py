@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from gcsearch.architecture import Architecture
 from gcsearch.config import SearchConfig
 from gcsearch.cost import LatencyRatio
 from gcsearch.errors import LatencyError, OverLimitError, TrainingError
-from gcsearch.evaluation import Evaluation, Evaluator
+from gcsearch.evaluation import Evaluation, Evaluator, Timer
 from gcsearch.proxy.training import Epoch, Fidelity
 
 __all__ = ["Worker", "WorkerContext"]
@@ -53,7 +53,7 @@ class Worker(tune.Trainable):  # type: ignore[misc]
         self,
         config: dict[str, Any],
         context: WorkerContext,
-        measure: Callable[[Architecture], LatencyRatio] | None = None,
+        measure: Timer | None = None,
     ) -> None:
         """Prepare what all trials share, then the first trial.
 
