@@ -44,9 +44,9 @@ from gcsearch.tuning import (
     build_table,
     check_here,
     listen_together,
-    n_missing,
     owed_checks,
     run_trials,
+    table_work,
 )
 
 __all__ = ["search"]
@@ -147,7 +147,7 @@ class _Run:
         if not self._evaluator.config.search.latency_table:
             return speeds
         store = LatencyStore(opened, self._evaluator.latency_context())
-        table_s = speeds.latency_s * n_missing(self._evaluator, self._space, store)
+        table_s = speeds.latency_s * table_work(self._evaluator, self._space, store)
         return replace(speeds, startup_s=speeds.startup_s + table_s)
 
     def _go_on(self, study: SearchStudy) -> None:

@@ -182,10 +182,11 @@ def test_processes_that_make_a_database_at_the_same_moment_all_succeed(tmp_path)
             assert ours(storage.engine) == OURS
 
 
-def test_entry_reads_back_and_the_first_one_stays(storage):
-    store = LatencyStore(storage, CONTEXT)
-    store.add_entry(PART, ENTRY)
-    store.add_entry(PART, Entry(2.0, 1.9, 2.1, 2))
+@pytest.mark.parametrize("is_first", [True, False])
+def test_entry_reads_back_and_the_narrower_one_stays(storage, is_first):
+    store, wider = LatencyStore(storage, CONTEXT), Entry(2.0, 1.9, 2.1, 2)
+    for entry in (ENTRY, wider) if is_first else (wider, ENTRY):
+        store.add_entry(PART, entry)
     assert LatencyStore(storage, CONTEXT).entries() == {PART.id: ENTRY}
 
 

@@ -19,7 +19,7 @@ from gcsearch.evaluation import Evaluation, Refusal
 from gcsearch.space import SearchSpace, SpaceSettings
 from gcsearch.study import Proposal
 from gcsearch.surgery import Site
-from gcsearch.tuning import Foresight, Listener, build_table, n_missing
+from gcsearch.tuning import Foresight, Listener, build_table, table_work
 from gcsearch.tuning.searcher import (
     FAILURES_IN_A_ROW,
     REFUSALS_IN_A_ROW,
@@ -454,15 +454,15 @@ def ratio(value: float, conclusive: bool = True) -> LatencyRatio:
 def test_table_takes_what_there_is_and_measures_the_rest():
     store, heard = FakeStore(), Heard()
     groups = plan_groups(SPACE, SITES)
-    store.add_entry(groups[1].part, Entry(1.3, 1.2, 1.4, 2))
+    store.add_entry(groups[1].part, Entry(1.3, 1.28, 1.32, 2))
     evaluator = FakeEvaluator(ratio(1.2), ratio(1.4))
-    assert n_missing(evaluator, SPACE, store) == 2
+    assert table_work(evaluator, SPACE, store) == pytest.approx(2 / 2)
     table = build_table(evaluator, SPACE, store, heard)
     assert evaluator.timed == [groups[0].architecture, groups[2].architecture]
     assert heard.events == [("table", 1, 3), ("table", 2, 3), ("table", 3, 3)]
     added = [table.predict(Architecture("tiny", (i,))).ratio - 1 for _, i in SPACE.insertions()]
     assert added == pytest.approx([0.1, 0.15, 0.2] * 2)
-    assert n_missing(evaluator, SPACE, store) == 0
+    assert table_work(evaluator, SPACE, store) == 0
 
 
 def test_entry_is_as_precise_as_predictions_from_it_need():
@@ -471,13 +471,26 @@ def test_entry_is_as_precise_as_predictions_from_it_need():
     assert evaluator.precisions == pytest.approx([0.01 * math.sqrt(2)] * 3)  # at both of two sites
 
 
+def test_entry_of_a_search_that_needed_less_is_measured_anew():
+    store, (group, *_) = FakeStore(), plan_groups(SPACE, SITES)
+    build_table(FakeEvaluator(ratio(1.2), ratio(1.4), ratio(1.6)), SPACE, store, Listener())
+    store.add_entry(group.part, Entry(1.2, 1.1, 1.3, 2))
+    evaluator = FakeEvaluator(ratio(1.25))
+    table = build_table(evaluator, SPACE, store, Listener())
+    assert evaluator.timed == [group.architecture]
+    one = Architecture("tiny", group.architecture.insertions[:1])
+    assert table.predict(one).ratio == pytest.approx(1.125)
+
+
 def test_entry_that_is_no_number_is_left_out_and_tried_again():
     store, heard = FakeStore(), Heard()
     noisy = FakeEvaluator(ratio(1.2), ratio(1.3, conclusive=False), LatencyError("too large"))
     table = build_table(noisy, SPACE, store, heard)
     predictions = [table.predict(Architecture("tiny", (i,))) for _, i in SPACE.insertions()]
     assert [p is None for p in predictions] == [False, True, True] * 2
-    assert heard.events[-1][1].startswith("2 of 3 entries of the latency table are missing")
+    notice = heard.events[-1][1]
+    assert notice.startswith("2 of 3 entries of the latency table are missing")
+    assert notice.endswith("the last: too large")
     again = FakeEvaluator(ratio(1.3), ratio(1.4))
     build_table(again, SPACE, store, heard)
     assert len(store.kept) == 3 and not again.outcomes
@@ -492,5 +505,6 @@ def test_entry_is_kept_before_the_next_is_measured():
 
 def test_no_entry_is_begun_after_the_deadline():
     store = FakeStore()
-    build_table(FakeEvaluator(), SPACE, store, Listener(), deadline=time.monotonic() - 1)
-    assert not store.kept
+    heard = Heard()
+    build_table(FakeEvaluator(), SPACE, store, heard, deadline=time.monotonic() - 1)
+    assert not store.kept and heard.events[-1][1].endswith("the last: the time was up")

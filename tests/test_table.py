@@ -23,6 +23,7 @@ from gcsearch.cost.table import (
     LatencyTable,
     Part,
     describe_residuals,
+    entry_precision,
     plan_groups,
 )
 from gcsearch.space import SearchSpace, SpaceSettings
@@ -236,3 +237,13 @@ def test_context_is_the_same_for_a_network_built_again():
 def test_context_names_the_version_of_the_runtime():
     assert context_of()["environment"]["runtime"] == f"torch {version('torch')}"
     assert context_of(runtime="onnxruntime")["environment"]["runtime"].startswith("onnxruntime ")
+
+
+def test_predictions_from_entries_of_that_precision_are_as_precise_as_wanted():
+    sites = [Site(f"{i}", "after-add", 1, 64, (64, 8, i // 3)) for i in range(12)]
+    wanted = entry_precision(n_sites=3, n_blocks=4, precision=0.01)
+    chosen = tuple(Insertion(f"{i}", "se") for i in (0, 3, 6, 9))
+    parts = {Part.of(insertion, sites[int(insertion.site)]).id for insertion in chosen}
+    table = LatencyTable(sites, {part: Entry(1, 1 - wanted, 1 + wanted, 3) for part in parts})
+    predicted = table.predict(Architecture("tiny", chosen))
+    assert len(parts) == 4 and (predicted.high - predicted.low) / 2 == pytest.approx(0.01)

@@ -114,6 +114,11 @@ class Entry:
         """Half of the 95 % interval of that."""
         return (self.high - self.low) / 2 / self.n
 
+    @property
+    def precision(self) -> float:
+        """Half of the 95 % interval of the ratio, relative to it."""
+        return (self.high - self.low) / 2 / self.ratio
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -150,6 +155,11 @@ class Group:
 
     part: Part
     architecture: Architecture
+
+    @property
+    def n_sites(self) -> int:
+        """At how many sites the part is."""
+        return len(self.architecture.insertions)
 
 
 class LatencyTable:
@@ -229,9 +239,10 @@ def plan_groups(space: SearchSpace, sites: Iterable[Site]) -> list[Group]:
 def entry_precision(n_sites: int, n_blocks: int, precision: float) -> float:
     """Return how precisely an entry is to be measured for predictions to be of a precision.
 
-    Half-widths of different parts add in quadrature, so that each of the ``n_blocks`` may add up
-    to ``precision / sqrt(n_blocks)``; the ratio of a part that is at several sites at once may be
-    as many times less precise. Never better than a measurement of an architecture itself.
+    Half-widths of different parts add in quadrature, so that each of ``n_blocks`` may add up to
+    ``precision / sqrt(n_blocks)``; the ratio of a part that is at several sites at once may be
+    as many times less precise. Never better than a measurement of an architecture itself. A sum
+    of equal parts is less precise than wanted, which its interval says.
 
     Args:
         n_sites: At how many sites the part is while it is measured.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.storages import RDBStorage
-from sqlalchemy import ColumnElement, Engine, select
+from sqlalchemy import ColumnElement, Engine, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -56,7 +56,7 @@ class LatencyStore:
             return {r.part_hash: Entry(r.ratio, r.low, r.high, r.n_sites) for r in rows}
 
     def add_entry(self, part: Part, entry: Entry) -> None:
-        """Keep an entry; where another process was faster, its stays."""
+        """Keep an entry; where there is one already, the narrower of the two."""
         row = LatencyRow(
             context_id=self._context_id,
             part_hash=part.id,
@@ -67,6 +67,14 @@ class LatencyStore:
             high=entry.high,
         )
         _add_unless_there(self._engine, row)
+        wider = (
+            (LatencyRow.context_id == self._context_id)
+            & (LatencyRow.part_hash == part.id)
+            & ((LatencyRow.high - LatencyRow.low) / LatencyRow.n_sites > 2 * entry.half_width)
+        )
+        better = {"ratio": entry.ratio, "low": entry.low, "high": entry.high, "n_sites": entry.n}
+        with Session(self._engine) as session, session.begin():
+            session.execute(update(LatencyRow).where(wider).values(**better))
 
     def add_measurement(
         self,

@@ -6,7 +6,7 @@ The only room that imports ray.
 from gcsearch.tuning.checks import Check, check_here, owed_checks
 from gcsearch.tuning.driver import run_checks, run_trials
 from gcsearch.tuning.events import Listener, listen_together
-from gcsearch.tuning.foresight import Foresight, build_table, n_missing
+from gcsearch.tuning.foresight import Foresight, build_table, table_work
 
 __all__ = [
     "Check",
@@ -15,8 +15,8 @@ __all__ = [
     "build_table",
     "check_here",
     "listen_together",
-    "n_missing",
     "owed_checks",
     "run_checks",
     "run_trials",
+    "table_work",
 ]

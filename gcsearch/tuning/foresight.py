@@ -7,9 +7,11 @@ worker, no sampler and no SQL.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 
 from gcsearch.architecture import Architecture
 from gcsearch.cost import LatencyRatio
+from gcsearch.cost.latency import LOOSE
 from gcsearch.cost.table import (
     Entry,
     Group,
@@ -22,9 +24,14 @@ from gcsearch.errors import LatencyError
 from gcsearch.evaluation import Evaluator, Refusal
 from gcsearch.space import SearchSpace
 from gcsearch.study import LatencyStore
+from gcsearch.surgery import Site
 from gcsearch.tuning.events import Listener
 
-__all__ = ["Foresight", "build_table", "n_missing"]
+__all__ = ["Foresight", "build_table", "table_work"]
+
+LEAST_SHARE = 0.25
+"""What an entry takes at least, of the time that a whole architecture takes: it is made ready,
+and the machine warmed up, just the same."""
 
 
 class Foresight:
@@ -67,10 +74,14 @@ class Foresight:
             self._table.note(latency.ratio - prediction.ratio)
 
 
-def n_missing(evaluator: Evaluator, space: SearchSpace, store: LatencyStore) -> int:
-    """Return how many entries :func:`build_table` would measure."""
-    known = store.entries()
-    return sum(g.part.id not in known for g in plan_groups(space, evaluator.timed_sites()))
+def table_work(evaluator: Evaluator, space: SearchSpace, store: LatencyStore) -> float:
+    """Return what :func:`build_table` would measure, in measurements of whole architectures.
+
+    Seconds go as one over the square of a precision, but for what making ready takes.
+    """
+    whole = evaluator.config.latency.precision
+    missing = _missing(_planned(evaluator, space, evaluator.timed_sites()), store.entries())
+    return sum(max(LEAST_SHARE, (whole / precision) ** 2) for _, precision in missing)
 
 
 def build_table(
@@ -81,7 +92,7 @@ def build_table(
     *,
     deadline: float | None = None,
 ) -> LatencyTable:
-    """Return the table of a space, measuring what the database lacks.
+    """Return the table of a space, measuring what the database lacks or does not know well enough.
 
     An entry that is too noisy to be a number is left out; the next call tries it again.
 
@@ -93,36 +104,62 @@ def build_table(
         deadline: On the clock of ``time.monotonic``; no entry is begun after it.
     """
     sites = evaluator.timed_sites()
-    groups, entries = plan_groups(space, sites), store.entries()
-    missing = [group for group in groups if group.part.id not in entries]
-    n_known = len(groups) - len(missing)
-    n_blocks = min(space.max_insertions, len(space.sites))
-    listener.table_measured(n_known, len(groups))
-    for n_tried, group in enumerate(missing, start=1):
+    planned, entries = _planned(evaluator, space, sites), store.entries()
+    missing = _missing(planned, entries)
+    n_known, reason = len(planned) - len(missing), ""
+    listener.table_measured(n_known, len(planned))
+    for n_tried, (group, precision) in enumerate(missing, start=1):
         if deadline is not None and time.monotonic() > deadline:
+            reason = "the time was up"
             break
-        n_sites = len(group.architecture.insertions)
-        precision = entry_precision(n_sites, n_blocks, evaluator.config.latency.precision)
-        if entry := _measure(evaluator, group, precision):
-            store.add_entry(group.part, entry)
-            entries[group.part.id] = entry
-        listener.table_measured(n_known + n_tried, len(groups))
-    if n_left_out := sum(group.part.id not in entries for group in groups):
+        try:
+            entries[group.part.id] = _measure(evaluator, group, precision)
+            store.add_entry(group.part, entries[group.part.id])
+        except LatencyError as error:
+            reason = str(error)
+        listener.table_measured(n_known + n_tried, len(planned))
+    if n_left_out := sum(group.part.id not in entries for group, _ in planned):
         listener.notice(
-            f"{n_left_out} of {len(groups)} entries of the latency table are missing, too noisy "
-            "to be numbers or out of time; architectures that need them are not predicted"
+            f"{n_left_out} of {len(planned)} entries of the latency table are missing, and "
+            f"architectures that need them are not predicted; the last: {reason}"
         )
     residuals = [measurement.residual for measurement in store.measurements()]
     return LatencyTable(sites, entries, residuals)
 
 
-def _measure(evaluator: Evaluator, group: Group, precision: float) -> Entry | None:
-    """Time a part at all its sites at once, if that comes to a number."""
-    try:
-        latency = evaluator.measure_latency(group.architecture, precision)
-    except LatencyError:
-        return None
+def _planned(
+    evaluator: Evaluator, space: SearchSpace, sites: Sequence[Site]
+) -> list[tuple[Group, float]]:
+    """Return what the table of a space holds, and how precisely each entry is to be known."""
+    n_blocks = min(space.max_insertions, len(space.sites))
+    precision = evaluator.config.latency.precision
+    return [
+        (group, entry_precision(group.n_sites, n_blocks, precision))
+        for group in plan_groups(space, sites)
+    ]
+
+
+def _missing(
+    planned: Iterable[tuple[Group, float]], entries: Mapping[str, Entry]
+) -> list[tuple[Group, float]]:
+    """Return what is to be measured: the database may have an entry of a search that needed less.
+
+    One counts as known that would be conclusive if it had just been measured.
+    """
+    return [
+        (group, precision)
+        for group, precision in planned
+        if (known := entries.get(group.part.id)) is None or known.precision > LOOSE * precision
+    ]
+
+
+def _measure(evaluator: Evaluator, group: Group, precision: float) -> Entry:
+    """Time a part at all its sites at once.
+
+    Raises:
+        LatencyError: It comes to no number.
+    """
+    latency = evaluator.measure_latency(group.architecture, precision)
     if not latency.conclusive:
-        return None
-    n_sites = len(group.architecture.insertions)
-    return Entry(latency.ratio, latency.low, latency.high, n_sites)
+        raise LatencyError(latency.reason)
+    return Entry(latency.ratio, latency.low, latency.high, group.n_sites)
