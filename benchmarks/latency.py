@@ -108,14 +108,15 @@ def show_aa(bench: Bench, n: int) -> None:
     probe = bench.probe()
     results = [probe.measure(share_weights(bench.model), seed=10 * i) for i in range(n)]
     sure = [r for r in results if r.conclusive]
-    hits = [r.low <= 1 <= r.high for r in sure]
-    widths = [(r.high - r.low) / 2 for r in sure]
-    print(f"aa      {len(sure)} of {n} conclusive; 1 lies within {np.mean(hits):.1%} of their "
-          f"intervals; half-width, median {np.median(widths):.4f}")  # fmt: skip
-    print(f"        ratio from {min(r.ratio for r in sure):.4f} to "
-          f"{max(r.ratio for r in sure):.4f}; seconds each, median "
+    print(f"aa      {len(sure)} of {n} conclusive; seconds each, median "
           f"{np.median([r.seconds for r in results]):.1f}, most "
           f"{max(r.seconds for r in results):.1f}")  # fmt: skip
+    if sure:
+        hits = [r.low <= 1 <= r.high for r in sure]
+        widths = [(r.high - r.low) / 2 for r in sure]
+        print(f"        1 lies within {np.mean(hits):.1%} of their intervals; half-width, median "
+              f"{np.median(widths):.4f}; ratio from {min(r.ratio for r in sure):.4f} to "
+              f"{max(r.ratio for r in sure):.4f}")  # fmt: skip
     for reason in sorted({r.reason for r in results if r.reason}):
         print(f"        inconclusive: {reason}")
 
@@ -174,7 +175,11 @@ def show_ranks(bench: Bench) -> None:
 def show_load(bench: Bench) -> None:
     """Print the bias under a training process on another core, and on all cores."""
     few = bench.architectures[:4]
-    for threads, core, where in ((1, "0", "on the other core"), (n_cores(), "all", "everywhere")):
+    every = os.sched_getaffinity(0)
+    with pinned(1) as timed:
+        other = min(every - set(timed), default=None)
+    rows = [(1, str(other), "on another core")] if other is not None else []
+    for threads, core, where in (*rows, (n_cores(), "all", "everywhere")):
         probe = bench.probe(threads=threads)
         quiet = [probe.measure(bench.altered(a)) for a in few]
         with training("alone", core):

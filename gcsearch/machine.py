@@ -88,7 +88,7 @@ def environment(device: str = "cpu") -> dict[str, str | int]:
             names[package] = "not installed"
     on_cuda = device.startswith("cuda")
     names["system"] = f"{platform.system()} {platform.machine()}"
-    names["processor"] = torch.cuda.get_device_name() if on_cuda else _cpu_name()
+    names["processor"] = torch.cuda.get_device_name(device) if on_cuda else _cpu_name()
     names["cores"] = n_cores()
     return names
 

@@ -18,7 +18,7 @@ from gcsearch.cli.options import (
 
 if TYPE_CHECKING:
     from gcsearch.cost import LatencyRatio, LatencySettings
-    from gcsearch.timing import ExportTiming, Retimed
+    from gcsearch.timing import ExportTiming, FrontTiming, Retimed
 
 __all__ = ["latency"]
 
@@ -97,27 +97,22 @@ def _time_export(
     trust: bool,
     as_json: bool,
 ) -> None:
-    from gcsearch.cli.tables import plain_table, stdout
     from gcsearch.pictures import check_picture_path, write_picture
     from gcsearch.timing import draw_times, time_export
 
     wanted = [_settings([*overrides, f"batch_size={size}"]) for size in sizes or ["1"]]
     if plot:
         check_picture_path(plot, force=force)
-    timings = [time_export(config, each, against=against, trust=trust) for each in wanted]
+    timings: list[ExportTiming] = []
+    try:
+        for each in wanted:
+            timings.append(time_export(config, each, against=against, trust=trust))
+    finally:  # what was measured before a batch failed, or was interrupted, is told
+        if timings:
+            _print_timings(timings, as_json)
     if plot:
         write_picture(draw_times(timings), plot)
-    if as_json:
-        print_json([timing.to_dict() for timing in timings])
-        return
-    columns = ["batch", "latency ratio", "p50, ms", "p90, ms", "rounds", "noise"]
-    print(f"{config} against {timings[0].against}")
-    stdout().print(plain_table(columns, [_row(timing) for timing in timings], right=2))
-    _print_environment(timings[0])
-    for timing in timings:
-        _warn(timing.latency)
-    if plot:
-        print(f"written: {plot}")
+        typer.echo(f"written: {plot}", err=as_json)
 
 
 def _time_front(
@@ -128,11 +123,10 @@ def _time_front(
     trust: bool,
     as_json: bool,
 ) -> None:
-    from gcsearch.cli.tables import plain_table, stdout
     from gcsearch.config import load_config
     from gcsearch.results import findings, front
     from gcsearch.resume import evaluator_of
-    from gcsearch.timing import time_front
+    from gcsearch.timing import FrontTiming, time_front
 
     if len(sizes) > 1:
         raise typer.BadParameter("--study takes one --batch")
@@ -141,7 +135,22 @@ def _time_front(
     settings = _settings([*overrides, *(f"batch_size={size}" for size in sizes)], own)
     kept = front(findings(opened))
     evaluator = evaluator_of(opened, storage, trust=trust)
-    timing = time_front(kept, evaluator, settings, heard=_tell)
+    done: list[Retimed] = []
+
+    def heard(row: Retimed) -> None:
+        done.append(row)
+        typer.echo(f"trial {row.finding.number}: {row.latency}", err=True)
+
+    try:
+        time_front(kept, evaluator, settings, heard=heard)
+    finally:  # what was measured before one failed, or was interrupted, is told
+        if done:
+            _print_front(FrontTiming(settings, done), as_json)
+
+
+def _print_front(timing: FrontTiming, as_json: bool) -> None:
+    from gcsearch.cli.tables import plain_table, stdout
+
     if as_json:
         print_json(timing.to_dict())
         return
@@ -154,7 +163,7 @@ def _time_front(
         ]
         for row in timing.rows
     ]
-    columns = ["trial", "architecture", "in the study", f"in {settings.runtime}"]
+    columns = ["trial", "architecture", "in the study", f"in {timing.settings.runtime}"]
     stdout().print(plain_table(columns, rows, right=2))
     if timing.agreement is None:
         print("too few conclusive architectures for an agreement of ranks")
@@ -168,6 +177,20 @@ def _settings(overrides: list[str], own: dict[str, object] | None = None) -> Lat
     from gcsearch.config import load_config
 
     return load_config({"latency": own or {}}, [f"latency.{text}" for text in overrides]).latency
+
+
+def _print_timings(timings: list[ExportTiming], as_json: bool) -> None:
+    from gcsearch.cli.tables import plain_table, stdout
+
+    if as_json:
+        print_json([timing.to_dict() for timing in timings])
+        return
+    columns = ["batch", "latency ratio", "p50, ms", "p90, ms", "rounds", "noise"]
+    print(f"{timings[0].config} against {timings[0].against}")
+    stdout().print(plain_table(columns, [_row(timing) for timing in timings], right=2))
+    _print_environment(timings[0])
+    for timing in timings:
+        _warn(timing.latency)
 
 
 def _row(timing: ExportTiming) -> list[str]:
@@ -191,10 +214,6 @@ def _print_environment(timing: ExportTiming) -> None:
         f"{settings.image_size} px, {threads} thread(s) on {where['processor']}; in brackets the "
         "opponent; noise is the opponent against itself"
     )
-
-
-def _tell(row: Retimed) -> None:
-    typer.echo(f"trial {row.finding.number}: {row.latency}", err=True)
 
 
 def _warn(measured: LatencyRatio) -> None:

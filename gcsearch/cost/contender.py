@@ -12,26 +12,20 @@ from torch import nn
 from gcsearch.cost.runtimes import Run
 from gcsearch.errors import LatencyError
 
-__all__ = ["Contender", "check_copy", "share_weights"]
+__all__ = ["Contender", "share_weights"]
 
 
 def share_weights(model: nn.Module) -> nn.Module:
     """Return a copy of a model on the same weights, as what one process serves has but one copy.
 
     Two copies would push each other out of the cache, and lie in memory each in its own way.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-def check_copy(model: nn.Module) -> None:
-    """Refuse a model that cannot be copied, before it is timed.
 
     Raises:
-        LatencyError: It cannot.
+        LatencyError: The model cannot be copied.
     """
+    tensors = [*model.parameters(), *model.buffers()]
     try:
-        share_weights(model)
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     except Exception as error:  # whatever a module's own code raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatencyError(

@@ -19,8 +19,9 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from torch import nn
 
 from gcsearch.architecture import Architecture
 from gcsearch.backbones import build_backbone
-from gcsearch.cost.contender import Contender, check_copy, share_weights
+from gcsearch.cost.contender import Contender, share_weights
 from gcsearch.cost.disturbance import watched
 from gcsearch.cost.pairs import BLOCK_ROUNDS, Times, n_blocks, paired_ratio, time_in_turn, warm_up
 from gcsearch.cost.placement import Placement
@@ -219,12 +220,12 @@ class LatencyProbe:
 
     def _ready(self, model: nn.Module) -> Contender:
         """Return passes of ``model``."""
-        with together(), _threads(self._threads):
+        with together(), _threads(self._threads), _current(self._example.device):
             model = as_served(model, self._example, self._settings)
             with refusals_told(self._example), torch.inference_mode():
                 model(self._example)  # before anything is compiled
             if self._runtime.is_instant:
-                check_copy(model)
+                share_weights(model)  # one that cannot be copied is refused now
             return Contender(model, self._prepare, on_cuda=self._example.is_cuda)
 
     def _prepare(self, model: nn.Module) -> Run:
@@ -244,7 +245,7 @@ class LatencyProbe:
                 candidate.renew()
                 self._baseline.renew()
 
-        with alone(), pinned(self._threads) as cores:
+        with alone(), pinned(self._threads) as cores, _current(self._example.device):
             warm_up(contenders[:TWIN], limit_s=WARM_UP_SHARE * limit_s)
             with watched(cores) as disturbance:
                 times = time_in_turn(
@@ -320,6 +321,11 @@ def _doubt_of(noise: Interval) -> str:
             f"[{noise.low:.3f}, {noise.high:.3f}]"
         )
     return ""
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one, on whose stream events and graphs are recorded."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from gcsearch.machine import device_fault, pick_device
 __all__ = ["as_served", "refusals_told", "served_input"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TIMED = ("cpu", "cuda")
+"""Kinds of devices whose passes there is a clock for; others return before they are done."""
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By the number of axes; there is no such format for others."""
 
@@ -31,7 +33,7 @@ def served_input(input_size: tuple[int, ...], settings: LatencySettings) -> Tens
         settings: Of them ``batch_size``, ``device``, ``dtype`` and ``memory_format``.
 
     Raises:
-        LatencyError: This machine has no such device.
+        LatencyError: This machine has no such device, or there is no clock for it.
 
     Example:
         >>> served_input((3, 4, 4), LatencySettings(batch_size=2, device="cpu")).stride()
@@ -41,6 +43,10 @@ def served_input(input_size: tuple[int, ...], settings: LatencySettings) -> Tens
     if fault := device_fault(device):
         raise LatencyError(
             f"latency.device {device!r} cannot be used here: {fault}; auto takes what is there"
+        )
+    if torch.device(device).type not in TIMED:
+        raise LatencyError(
+            f"latency.device {device!r} cannot be timed; use cpu, cuda, or cuda with a number"
         )
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(settings.batch_size, *input_size, generator=generator)
@@ -73,7 +79,7 @@ def refusals_told(example: Tensor) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise LatencyError(
             f"the model refuses an input of shape {tuple(example.shape)}: {reason}; "
-            "set latency.image_size to what it takes"
+            "set latency.image_size and latency.batch_size to what it takes"
         ) from error
 
 

@@ -21,7 +21,8 @@ class LatencySettings(Settings):
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 1
     """Pictures in one pass."""
     runtime: str = "eager"
-    """What will serve the model: eager, compile (torch.compile), onnxruntime or openvino."""
+    """What will serve the model: eager, compile (torch.compile), onnxruntime, openvino or
+    cuda-graph."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of weights and features."""
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"

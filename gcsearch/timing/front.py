@@ -33,7 +33,7 @@ class FrontTiming:
 
     Args:
         settings: Runtime, batch and so on of the second measurement.
-        rows: The architectures but the baseline, fastest first by the study.
+        rows: The architectures but the baseline, cheapest first by the study's objective.
     """
 
     settings: LatencySettings
