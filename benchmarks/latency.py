@@ -37,7 +37,7 @@ from gcsearch.backbones import build_backbone
 from gcsearch.cost import RUNTIMES, LatencyProbe, LatencyRatio, LatencySettings, share_weights
 from gcsearch.cost.pairs import BLOCK_ROUNDS, Times, n_blocks
 from gcsearch.cost.runtimes import Eager
-from gcsearch.machine import environment, n_cores
+from gcsearch.machine import environment, n_cores, pinned
 from gcsearch.space import SearchSpace, SpaceSettings, select_sites
 from gcsearch.surgery import find_sites, insert
 

@@ -528,6 +528,23 @@ def test_insertion_of_an_export_is_the_one_that_was_found(call, storage, tmp_pat
     assert [Insertion.from_dict(i) for i in data["insertions"]] == wanted
 
 
+@pytest.mark.parametrize("disposition", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sigterm_stops_a_command_where_ctrl_c_is_ignored_too(disposition):
+    code = (
+        "import time; from gcsearch.cli.options import stop_by_sigterm; stop_by_sigterm()\n"
+        "try: print('ready', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt: print('stopped')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, disposition),
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    assert process.communicate(timeout=30) == (b"stopped\n", None)
+
+
 def test_pipe_that_closes_early_leaves_no_traceback():
     command = f"{sys.executable} -m gcsearch backbones | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
@@ -544,7 +561,11 @@ def port():
 def test_dashboard_serves_the_study(storage, port):
     command = [sys.executable, "-m", "gcsearch", "dashboard", "--storage", storage]
     process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A job in the background of a script ignores it, and so do the tests in such a job.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert b"Optuna" in fetch(f"http://127.0.0.1:{port}/", process)

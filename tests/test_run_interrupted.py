@@ -90,7 +90,7 @@ def iter_until(lines: Iterable[str], text: str) -> Iterator[str]:
 @pytest.mark.slow
 def test_search_killed_in_its_baseline_trains_it_anew_in_the_same_study(interrupted):
     assert "plan" in interrupted.in_baseline
-    assert {row.state for row in interrupted.killed_rows} <= {"COMPLETE", "FAIL", "RUNNING"}
+    assert "PRUNED" not in [row.state for row in interrupted.killed_rows]
     assert interrupted.killed_rows[0].architecture.is_baseline
 
 

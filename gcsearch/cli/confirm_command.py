@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +18,7 @@ from gcsearch.cli.options import (
     open_study,
     parse_duration,
     print_json,
+    stop_by_sigterm,
     storage_words,
 )
 
@@ -54,7 +54,7 @@ def confirm(
     Example: gcsearch confirm --seeds 5 --budget 30m
     """
     budget_s = None if budget is None else parse_duration(budget)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_by_sigterm()
     opened = open_study(storage, study)
     resume = _resume_command(opened.name, storage, seeds, workers, ray_address, trust)
     try:

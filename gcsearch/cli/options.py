@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ __all__ = [
     "open_study",
     "parse_duration",
     "print_json",
+    "stop_by_sigterm",
     "storage_words",
 ]
 
@@ -89,3 +91,17 @@ def parse_duration(text: str) -> float:
 def print_json(data: Any) -> None:
     """Print data for programs."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def stop_by_sigterm() -> None:
+    """Let SIGTERM stop this process as Ctrl-C does, for what is left to be said and put away.
+
+    Also where Ctrl-C is ignored, as by what a script started in the background.
+    """
+
+    def stop(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # Ray Tune, while it runs, handles it in its own way
+
+    signal.signal(signal.SIGTERM, stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from gcsearch.cli.options import (
     StorageOption,
     TrustOption,
     parse_duration,
+    stop_by_sigterm,
     storage_words,
 )
 
@@ -78,7 +78,7 @@ def run(
         }.items()
         if value is not None
     ] + (settings or [])
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_by_sigterm()
     _search(config, overrides, study, storage, ray_address, trust, as_json)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gcsearch.cli.options import JsonOption, TrustOption, print_json
+from gcsearch.cli.options import JsonOption, TrustOption, print_json, stop_by_sigterm
 
 if TYPE_CHECKING:
     from gcsearch.training import Trained
@@ -99,7 +98,7 @@ def train(
         "seed": seed,
     }
     overrides = [f"{key}={json.dumps(v)}" for key, v in given.items() if v is not None]
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_by_sigterm()
     _train(config, backbone, overrides + (settings or []), output, force, trust, as_json)
 
 
