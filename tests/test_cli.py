@@ -171,8 +171,8 @@ def test_version(call):
 )
 def test_run_says_what_is_wrong_in_one_line(call, tiny_yaml, tmp_path, arguments, code, says):
     where = [] if "--storage" in arguments else ["--storage", f"sqlite:///{tmp_path}/studies.db"]
-    got, _, err = call("run", "--config", tiny_yaml, *where, *arguments)
-    assert (got, err.count("\n")) == (code, 1), err
+    got, out, err = call("run", "--config", tiny_yaml, *where, *arguments)
+    assert (got, out, err.count("\n")) == (code, "", 1), err
     assert err.startswith("error: ") and says in err
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -29,7 +29,7 @@ class Progress(LiveLines, Listener):
 
     Args:
         console: Where to print.
-        header: Printed once, before the plan.
+        header: Printed before the plan; what fails earlier has no study to speak of.
         objective: The cost that is minimised.
     """
 
@@ -46,15 +46,10 @@ class Progress(LiveLines, Listener):
         self._baseline_top1: float | None = None
         self._best: tuple[float, str] | None = None
 
-    def __enter__(self) -> Self:
-        for line in self._header:
-            self._print(line)
-        return super().__enter__()
-
     def planned(self, plan: Plan, study: str, rows: Sequence[TrialRow]) -> None:
         """Print the plan, and remember what was measured before."""
         self._plan, self._n_done = plan, sum(row.counts for row in rows)
-        for line in plan_lines(plan, study, self._n_done):
+        for line in [*self._header, *plan_lines(plan, study, self._n_done)]:
             self._print(line)
         for row in rows:
             if row.evaluation is not None:
@@ -103,6 +98,8 @@ class Progress(LiveLines, Listener):
 
     def checks_planned(self, n_trainings: int, n_timings: int, seconds: float) -> None:
         """Print what a confirmation will do."""
+        for line in self._header:
+            self._print(line)
         self._checks = n_trainings + n_timings, seconds
         self._stage = "loading data and baseline, starting workers"
         self._print(
