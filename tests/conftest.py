@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import settings
 from optuna.storages import RDBStorage
+from small_nets import NETS, residual_net
 from studies import POSTGRES, make_study
+from torch import nn
 
 from gcsearch.config import SearchConfig, load_config
 from gcsearch.machine import n_cores
@@ -103,3 +105,17 @@ def study(storage: RDBStorage) -> SearchStudy:
 def sqlite_url(tmp_path: Path) -> str:
     """Where a test that looks into the file has its database."""
     return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture(params=NETS)
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    """Each of the small networks in turn, with the same weights every time."""
+    torch.manual_seed(0)
+    return NETS[request.param]()
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """The residual one of them."""
+    torch.manual_seed(0)
+    return residual_net()

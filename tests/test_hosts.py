@@ -6,24 +6,12 @@ import copy
 
 import pytest
 import torch
-from small_nets import NETS, SIZE, dense_net, everywhere, images, output, perturb, residual_net
+from small_nets import SIZE, dense_net, everywhere, images, output, perturb
 from torch import nn
 
 from gcsearch.architecture import Insertion
 from gcsearch.errors import SurgeryError
 from gcsearch.surgery import BLOCK_NAME, insert, inserted_blocks, remove
-
-
-@pytest.fixture(params=NETS)
-def net(request):
-    torch.manual_seed(0)
-    return NETS[request.param]()
-
-
-@pytest.fixture
-def small():
-    torch.manual_seed(0)
-    return residual_net()
 
 
 def test_hosts_keep_their_kind_in_all_but_the_exact_type(net):

@@ -8,13 +8,11 @@ import pytest
 import torch
 import torchvision
 from small_nets import (
-    NETS,
     SIZE,
     Function,
     SumOfChildren,
     images,
     mobilenet,
-    residual_net,
     sequential_net,
     unchanged,
     vgg_net,
@@ -24,18 +22,6 @@ from torch import nn
 from gcsearch.architecture import Insertion
 from gcsearch.errors import SiteError, SurgeryError
 from gcsearch.surgery import find_sites, insert
-
-
-@pytest.fixture(params=NETS)
-def net(request):
-    torch.manual_seed(0)
-    return NETS[request.param]()
-
-
-@pytest.fixture
-def small():
-    torch.manual_seed(0)
-    return residual_net()
 
 
 def test_found_sites_leave_model_and_generators_as_they_were(net):

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_nets import (
-    NETS,
     SIZE,
     assert_unchanged,
     dense_net,
@@ -36,18 +35,6 @@ from gcsearch.surgery import (
     inserted_blocks,
     remove,
 )
-
-
-@pytest.fixture(params=NETS)
-def net(request):
-    torch.manual_seed(0)
-    return NETS[request.param]()
-
-
-@pytest.fixture
-def small():
-    torch.manual_seed(0)
-    return residual_net()
 
 
 @pytest.mark.parametrize("mode", ["eval", "train", "autocast", "channels_last"])
