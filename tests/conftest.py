@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +21,25 @@ from gcsearch.config import SearchConfig, load_config
 from gcsearch.machine import n_cores
 from gcsearch.study import SearchStudy, open_storage
 
-if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    # With all cores each, they and what they start would only wait for each other.
-    n_threads = max(1, n_cores() // n_workers)
-    torch.set_num_threads(n_threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
+EVERY_CORE = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+"""Those that the tests may use together."""
+
+
+def share_of_machine(number: int, count: int) -> None:
+    """Give one of ``count`` test processes its own cores, and its own locks on the machine.
+
+    With every core each, they and what they start would wait for each other's threads, and with
+    one lock for each other's timing, so long that a search which times comes to no number.
+    """
+    if cores := sorted(EVERY_CORE):
+        os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])
+    torch.set_num_threads(n_cores())
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"test{number}-")
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
+
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    share_of_machine(int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 # An example may take long on a machine that is busy with other things.
 settings.register_profile("unhurried", deadline=None)
@@ -45,7 +61,7 @@ TINY = {
     },
     # So loose that noise cannot make it inconclusive: a quiet machine is done in a fraction of a
     # second, only one that is starved of processor time comes near the limit.
-    "latency": {"image_size": 32, "time_limit_s": 3, "precision": 0.4, "disturbance": 1},
+    "latency": {"image_size": 32, "time_limit_s": 60, "precision": 0.4, "disturbance": 1},
     "training": {"precision": "fp32", "device": "cpu"},
     "plan": {
         "trials": 2,

@@ -43,14 +43,10 @@ class Heard(Listener):
         self.events.append("check")
 
 
-def patient(config: SearchConfig, **plan: int) -> SearchConfig:
-    """Return a configuration whose timing is conclusive even while the machine is busy."""
+def planned(config: SearchConfig, **plan: int) -> SearchConfig:
+    """Return a configuration with some of its plan changed."""
     data = config.to_dict()
-    return load_config(
-        data
-        | {"latency": data["latency"] | {"time_limit_s": 60.0}}
-        | {"plan": data["plan"] | plan}
-    )
+    return load_config(data | {"plan": data["plan"] | plan})
 
 
 class Session:
@@ -84,6 +80,11 @@ class Session:
             return SearchStudy(open_storage(self.storage, create=False), "s").rows()
         except GcsearchError:
             return []
+
+    def is_in_trial(self, done: int) -> bool:
+        """Return whether so many trials are done, and another is under way."""
+        rows = self.rows()
+        return sum(row.counts for row in rows) >= done and "RUNNING" in [r.state for r in rows]
 
     def study(self) -> SearchStudy:
         """Open the study."""

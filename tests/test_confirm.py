@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from searching import Session, patient
+from searching import Session, planned
 from test_results import BASELINE, FOUND, altered, answers, evaluation_of, with_cost
 
 from gcsearch.confirm import _tell_plan, _training_s, confirm
@@ -475,7 +475,7 @@ SEEDS = ("--seeds", "3")
 
 @pytest.fixture(scope="module")
 def confirmed(tiny_config, tmp_path_factory) -> Confirmed:
-    config = patient(tiny_config, trials=2, trial_epochs=2, check_seeds=1)
+    config = planned(tiny_config, trials=2, trial_epochs=2, check_seeds=1)
     session = Session(tmp_path_factory.mktemp("confirmed"), config.to_dict())
     run = session.start()
     run.communicate(timeout=300)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import EVERY_CORE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -35,7 +36,6 @@ from gcsearch.cost.latency import estimate
 from gcsearch.cost.pairs import BLOCK_ROUNDS, n_blocks, paired_ratio, time_in_turn, warm_up
 from gcsearch.cost.placement import Placement
 from gcsearch.errors import ConfigError, LatencyError
-from gcsearch.machine import n_cores
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
@@ -222,14 +222,13 @@ def test_another_process_on_the_same_core_is_seen_and_ones_own_work_is_not():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's counters")
-@pytest.mark.skipif(n_cores() < 2, reason="needs a core beside")
+@pytest.mark.skipif(len(EVERY_CORE) < 2, reason="needs a core beside")
 @pytest.mark.skipif(os.cpu_count() > 16, reason="one process is lost in the ticks of many cores")
 def test_another_process_on_the_other_cores_is_seen():
     from gcsearch.machine import pinned
 
-    every = os.sched_getaffinity(0)
     with pinned(1) as cores:
-        others = every - set(cores)
+        others = EVERY_CORE - set(cores)
         busy = f"import os; os.sched_setaffinity(0, {others})\nwhile True: pass"
         neighbour = subprocess.Popen([sys.executable, "-c", busy])
         try:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from searching import Heard, patient
+from searching import Heard, planned
 
 import gcsearch
 from gcsearch.config import SearchConfig, load_config
@@ -37,7 +37,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tiny_config, tmp_path_factory) -> Finished:
-    config = patient(tiny_config, trials=3, check_seeds=1, trial_epochs=2)
+    config = planned(tiny_config, trials=3, check_seeds=1, trial_epochs=2)
     storage, heard = f"sqlite:///{tmp_path_factory.mktemp('finished')}/studies.db", Heard()
     result = search(config, study="tiny", storage=storage, listener=heard)
     return Finished(result, storage, config, heard)
@@ -156,7 +156,7 @@ def test_what_is_fixed_for_a_study_cannot_be_changed(finished):
     with pytest.raises(ConfigError, match="backbone is 'resnet18' in study 'tiny'"):
         search(other, study="tiny", storage=finished.storage)
     with pytest.raises(ConfigError, match=r"plan\.trial_images is 64 in study"):
-        search(patient(finished.config, trial_images=999), study="tiny", storage=finished.storage)
+        search(planned(finished.config, trial_images=999), study="tiny", storage=finished.storage)
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_lost_baseline_is_named(finished, tmp_path):
 def frugal(tiny_config, tmp_path_factory) -> Finished:
     """A search that minimises parameters and refuses about half of all architectures."""
     overrides = ["search.objective=params", "limits.macs=1.0012"]
-    config = load_config(patient(tiny_config, trials=4).to_dict(), overrides)
+    config = load_config(planned(tiny_config, trials=4).to_dict(), overrides)
     storage, heard = f"sqlite:///{tmp_path_factory.mktemp('frugal')}/studies.db", Heard()
     result = search(config, study="frugal", storage=storage, listener=heard)
     return Finished(result, storage, config, heard)
@@ -210,8 +210,7 @@ def test_search_goes_by_the_objective_that_was_chosen(frugal):
 def test_default_name_depends_on_what_is_fixed(tiny_config):
     name = default_study_name(tiny_config)
     assert name.startswith("resnet18-cued-digits-")
-    assert default_study_name(patient(tiny_config)) != name  # latency is fixed
-    for other in ("search.objective=macs", "limits.macs=1.1"):
+    for other in ("latency.precision=0.3", "search.objective=macs", "limits.macs=1.1"):
         assert default_study_name(load_config(tiny_config.to_dict(), [other])) != name
     plan = tiny_config.plan.model_copy(update={"trials": 99})
     assert default_study_name(tiny_config.model_copy(update={"plan": plan})) == name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from searching import Session, patient
+from searching import Session, planned
 
 from gcsearch.study import TrialRow
 
@@ -50,7 +50,7 @@ def build(num_classes):
 @pytest.fixture(scope="module")
 def broken(tiny_config, tmp_path_factory) -> tuple[tuple[int, str, str], list[TrialRow]]:
     space = {"ratios": ["1/4"], "poolings": ["att"], "fusions": ["channel_add"]}
-    data = patient(tiny_config, trials=10).to_dict() | {
+    data = planned(tiny_config, trials=10).to_dict() | {
         "backbone": "breaking:build",
         "data": {"source": "npz:pictures.npz", "image_size": 32},
         "space": {**space, "max_insertions": 1},

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from searching import Session, patient
+from searching import Session, planned
 
 from gcsearch.evaluation import Evaluation
 from gcsearch.study import TrialRow
@@ -43,19 +43,19 @@ class Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(tiny_config, tmp_path_factory) -> Interrupted:
-    config = patient(tiny_config, trials=8, trial_epochs=2, check_seeds=2)
+    config = planned(tiny_config, trials=8, trial_epochs=2, check_seeds=2)
     session = Session(tmp_path_factory.mktemp("interrupted"), config.to_dict())
     first = session.start()
     in_baseline = "".join(iter_until(first.stdout, "baseline epoch 1/"))
     first.kill()
     first.communicate()
     second = session.start()
-    session.wait_for(second, lambda: sum(row.counts for row in session.rows()) >= 1)
+    session.wait_for(second, lambda: session.is_in_trial(1))
     second.kill()
     second.communicate()
     killed_rows = session.rows()
     third = session.start()
-    session.wait_for(third, lambda: sum(row.counts for row in session.rows()) >= 3)
+    session.wait_for(third, lambda: session.is_in_trial(3))
     os.killpg(third.pid, signal.SIGINT)
     output = third.communicate(timeout=120)
     after = session.rows()

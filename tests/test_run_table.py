@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from searching import Heard, patient
+from searching import Heard, planned
 
 from gcsearch.config import load_config
 from gcsearch.cost import LatencyRatio, Prediction
@@ -28,7 +28,7 @@ class Foreseen:
 @pytest.fixture(scope="module")
 def foreseen(tiny_config, tmp_path_factory) -> Foreseen:
     """Two sites in each of two stages, one setting; of the second stage it is said to be slow."""
-    data = patient(tiny_config).to_dict()
+    data = tiny_config.to_dict()
     narrow = {"ratios": ["1/4"], "poolings": ["att"], "fusions": ["channel_add"]}
     data["space"] = {**narrow, "sites": ["layer[12].[01]"], "max_insertions": 2}
     data["latency"]["limit"] = 90
@@ -44,7 +44,7 @@ def foreseen(tiny_config, tmp_path_factory) -> Foreseen:
         store.add_measurement("earlier", trial, slow.architecture, *right)
     heard, again = Heard(), Heard()
     search(config, study="s", storage=storage, listener=heard)
-    search(patient(config, trials=3), study="s", storage=storage, listener=again)
+    search(planned(config, trials=3), study="s", storage=storage, listener=again)
     study = SearchStudy(open_storage(storage), "s")
     return Foreseen(heard, again, study, store.entries())
 
