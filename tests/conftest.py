@@ -5,18 +5,22 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from full_training import write_bright_pictures, write_found
 from hypothesis import settings
 from optuna.storages import RDBStorage
 from small_nets import NETS, residual_net
 from studies import POSTGRES, make_study
+from told_studies import tell, tell_checked, tell_macs
 from torch import nn
 
+from gcsearch.cli import main
 from gcsearch.config import SearchConfig, load_config
 from gcsearch.machine import n_cores
 from gcsearch.study import SearchStudy, open_storage
@@ -135,3 +139,62 @@ def small() -> nn.Module:
     """The residual one of them."""
     torch.manual_seed(0)
     return residual_net()
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory, tiny_config: SearchConfig) -> str:
+    """Where there is a study with trials of every kind."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('told')}/studies.db"
+    tell(url, tiny_config)
+    return url
+
+
+@pytest.fixture(scope="module")
+def told_macs(tmp_path_factory: pytest.TempPathFactory, tiny_config: SearchConfig) -> str:
+    """Where there is a study that minimises MACs."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('macs')}/studies.db"
+    overrides = ["search.objective=macs", "limits.macs=1.01"]
+    tell_macs(url, load_config(tiny_config.to_dict(), overrides))
+    return url
+
+
+@pytest.fixture(scope="module")
+def told_checked(tmp_path_factory: pytest.TempPathFactory, tiny_config: SearchConfig) -> str:
+    """Where there is a study that was confirmed."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('checked')}/studies.db"
+    tell_checked(url, tiny_config)
+    return url
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command in this process; return its exit code, stdout and stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        return (stop.value.code or 0, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pictures in which the class is the channel that is bright, as the source of a data set."""
+    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    write_bright_pictures(path)
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Path:
+    """An exported config without weights."""
+    return write_found(tmp_path / "found.yaml")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a command caches out of the current folder."""
+    monkeypatch.chdir(tmp_path)
