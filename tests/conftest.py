@@ -66,7 +66,7 @@ TINY = {
     # So loose that noise cannot make it inconclusive: a quiet machine is done in a fraction of a
     # second, only one that is starved of processor time comes near the limit.
     "latency": {"image_size": 32, "time_limit_s": 60, "precision": 0.4, "disturbance": 1},
-    "training": {"precision": "fp32", "device": "cpu"},
+    "training": {"precision": "fp32", "device": "cpu", "batch_size": 16},
     "plan": {
         "trials": 2,
         "baseline_images": 128,

@@ -172,6 +172,7 @@ def test_mixed_precision_goes_on_as_well(bright, tmp_path, found, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 on fork beside threads
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2")  # where there is one core
 def test_processes_that_load_have_no_effect_on_the_weights(unbroken, bright, tmp_path):
     source = unbroken.config_path.parent.parent / "found.yaml"
     loaded = run(source, bright, tmp_path / "out", "loaders=2")
