@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from gcsearch.architecture import Insertion
+from gcsearch.cost import LatencySettings
 from gcsearch.surgery import find_sites, insert, inserted_blocks
 
 BOTH = ("channel_add", "channel_mul")
@@ -164,3 +165,13 @@ def unchanged(model):
     before = snapshot(model)
     yield
     assert_unchanged(model, before)
+
+
+def two_convolutions() -> nn.Module:
+    """What takes no time to speak of, for tests of how time is taken."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=5, disturbance=1)
+"""Settings that time it to so little precision that noise cannot make it inconclusive."""

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from small_nets import LOOSE
 from torch import nn
 
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.blocks import GlobalContext
 from gcsearch.cost import (
     LatencyRatio,
-    LatencySettings,
     compare_latency,
     count,
     measure_latency,
@@ -21,7 +21,6 @@ from gcsearch.errors import LatencyError
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
-LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3, disturbance=1)
 
 
 class Work(nn.Module):

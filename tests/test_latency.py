@@ -1,4 +1,4 @@
-"""Latency: what makes it a number, what makes it none, in which runtime; no time is judged."""
+"""Latency: what makes it a number, and what makes it none; no time is judged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import EVERY_CORE
 from hypothesis import given
 from hypothesis import strategies as st
+from small_nets import LOOSE, two_convolutions
 from torch import nn
 
 from gcsearch.config import load_config
@@ -25,9 +25,7 @@ from gcsearch.cost import (
     RUNTIMES,
     LatencyProbe,
     LatencyRatio,
-    LatencySettings,
     compare_latency,
-    runtime_version,
     share_weights,
 )
 from gcsearch.cost import latency as module
@@ -39,12 +37,6 @@ from gcsearch.errors import ConfigError, LatencyError
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
 SIZE = (3, 16, 16)
-LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3, disturbance=1)
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
 
 
 @pytest.fixture
@@ -263,7 +255,7 @@ def test_a_tick_of_the_counters_is_no_disturbance(monkeypatch):
 def test_doubtful_times_make_no_number(monkeypatch, times, told):
     monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: np.array(times))
     settings = LOOSE.model_copy(update={"precision": 0.01})
-    ratio = compare_latency(network(), network(), SIZE, settings)
+    ratio = compare_latency(two_convolutions(), two_convolutions(), SIZE, settings)
     assert not ratio.conclusive and told in ratio.reason
     assert str(ratio).startswith("inconclusive [") and ratio.reason in str(ratio)
 
@@ -277,7 +269,7 @@ def test_disturbed_times_make_no_number_and_are_taken_again(monkeypatch):
 
     monkeypatch.setattr(module, "time_in_turn", disturbed)
     monkeypatch.setattr(Disturbance, "reason", lambda self, allowed: "too much going on")
-    ratio = compare_latency(network(), network(), SIZE, LOOSE)
+    ratio = compare_latency(two_convolutions(), two_convolutions(), SIZE, LOOSE)
     assert (ratio.conclusive, ratio.reason) == (False, "too much going on")
     assert limits == [LOOSE.time_limit_s, 2 * LOOSE.time_limit_s]
 
@@ -295,7 +287,7 @@ def test_rounds_that_are_too_few_are_kept_and_spoiled_ones_are_not(monkeypatch, 
 
     monkeypatch.setattr(module, "time_in_turn", in_turn)
     settings = LOOSE.model_copy(update={"precision": 0.01})
-    ratio = compare_latency(network(), network(), SIZE, settings)
+    ratio = compare_latency(two_convolutions(), two_convolutions(), SIZE, settings)
     assert ratio.conclusive and ratio.pairs == len(then) + kept * len(first)
     assert asked == [False, True]
 
@@ -311,7 +303,9 @@ def test_precision_can_be_wanted_for_one_measurement(monkeypatch, precision, is_
 
     monkeypatch.setattr(module, "time_in_turn", in_turn)
     settings = LOOSE.model_copy(update={"precision": 0.01})
-    ratio = LatencyProbe(network(), SIZE, settings).measure(network(), precision=precision)
+    ratio = LatencyProbe(two_convolutions(), SIZE, settings).measure(
+        two_convolutions(), precision=precision
+    )
     assert (ratio.conclusive, asked[0]) == (is_number, is_number)
 
 
@@ -319,7 +313,7 @@ def test_precision_can_be_wanted_for_one_measurement(monkeypatch, precision, is_
 def test_steady_times_are_a_number(monkeypatch):
     rows = np.array([[1.1, 1.0, 1.0]] * 30) * 1e-3
     monkeypatch.setattr(module, "time_in_turn", lambda *a, **k: rows)
-    ratio = compare_latency(network(), network(), SIZE, LOOSE)
+    ratio = compare_latency(two_convolutions(), two_convolutions(), SIZE, LOOSE)
     assert ratio.conclusive and ratio.reason == "" and ratio.pairs == 30
     assert (ratio.ratio, ratio.latency_ms, ratio.baseline_ms) == pytest.approx((1.1, 1.1, 1.0))
     assert ratio.noise == pytest.approx((1, 1, 1)) and ratio.latency_p90_ms == pytest.approx(1.1)
@@ -343,7 +337,7 @@ def test_models_are_timed_as_fresh_copies_where_preparing_takes_no_time(monkeypa
 
     Runtime.is_instant = is_instant
     monkeypatch.setitem(RUNTIMES._entries, "eager", Runtime)
-    candidate, backbone = network(), network()
+    candidate, backbone = two_convolutions(), two_convolutions()
     ratio = compare_latency(candidate, backbone, SIZE, LOOSE)
     assert prepared[:2] == [backbone, candidate]
     assert len(prepared) == 2 if not is_instant else len(prepared) >= 2 * ratio.pairs // 3
@@ -359,13 +353,13 @@ def test_model_that_cannot_be_copied_is_refused_in_one_line():
             raise TypeError("there is\nonly one")
 
     with pytest.raises(LatencyError, match=r"cannot be copied.*: there is only one; give"):
-        compare_latency(network(), Single(3, 4, 1), SIZE, LOOSE)
+        compare_latency(two_convolutions(), Single(3, 4, 1), SIZE, LOOSE)
     with pytest.raises(LatencyError, match="cannot be copied"):
         share_weights(Single(3, 4, 1))
 
 
 def test_copy_shares_its_weights_and_can_be_altered_alone():
-    model = network()
+    model = two_convolutions()
     twin = share_weights(model)
     assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert all(a is b for a, b in zip(model.buffers(), twin.buffers(), strict=True))
@@ -379,14 +373,14 @@ def test_types_and_formats_can_be_set(dtype, memory_format):
     settings = LOOSE.model_copy(
         update={"dtype": dtype, "memory_format": memory_format, "batch_size": 2}
     )
-    probe = LatencyProbe(network(), SIZE, settings)
-    assert probe.measure(network()).latency_ms > 0
+    probe = LatencyProbe(two_convolutions(), SIZE, settings)
+    assert probe.measure(two_convolutions()).latency_ms > 0
     assert probe.times.shape[1] == 3
 
 
 def test_more_threads_than_cores_are_refused():
     with pytest.raises(LatencyError, match=r"latency\.threads = 1000 is more than the \d+ cores"):
-        LatencyProbe(network(), SIZE, LOOSE.model_copy(update={"threads": 1000}))
+        LatencyProbe(two_convolutions(), SIZE, LOOSE.model_copy(update={"threads": 1000}))
 
 
 def test_devices_without_a_clock_and_that_are_not_there_are_refused():
@@ -395,67 +389,7 @@ def test_devices_without_a_clock_and_that_are_not_there_are_refused():
         ("cuda:99", "cannot be used"),
     ):
         with pytest.raises(LatencyError, match=rf"latency\.device '{device}' {told}"):
-            LatencyProbe(network(), SIZE, LOOSE.model_copy(update={"device": device}))
-
-
-def runtime_or_skip(name):
-    if "not installed" in runtime_version(name):
-        pytest.skip(f"{name} is not installed")
-    if name == "cuda-graph" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return RUNTIMES[name]()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNTIMES.names())
-@pytest.mark.filterwarnings("ignore")  # compilers' own
-def test_every_runtime_computes_the_same(name, monkeypatch):
-    runtime, model = runtime_or_skip(name), network().eval()
-    device = "cuda" if name == "cuda-graph" else "cpu"
-    example = torch.randn(2, *SIZE, device=device)
-    output = runtime.prepare(model.to(device), example, threads=1)()
-    if name == "cuda-graph":
-        return  # its outputs stay where they were recorded
-    if not isinstance(output, torch.Tensor):
-        values = output[0] if isinstance(output, list) else next(iter(output.values()))
-        output = torch.as_tensor(np.array(values))
-    assert torch.allclose(output, model(example), atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-@pytest.mark.filterwarnings("ignore")
-def test_runtime_that_cannot_take_a_model_says_so(name):
-    class Unusual(nn.Module):
-        def forward(self, x):
-            return torch.from_numpy(np.fft.fft(x.numpy())) if x.sum() > 0 else x
-
-    with pytest.raises(LatencyError, match=r"fails on this model: .*; use ") as error:
-        runtime_or_skip(name).prepare(Unusual(), torch.ones(1, *SIZE), threads=1)
-    assert "\n" not in str(error.value)
-
-
-def test_compiler_that_fails_is_told_in_one_line(monkeypatch):
-    def fail(example):
-        raise RuntimeError("no compiler\nfound")
-
-    monkeypatch.setattr(torch, "compile", lambda model, dynamic: fail)
-    with pytest.raises(LatencyError, match=r"torch\.compile fails on .* no compiler found; use"):
-        RUNTIMES["compile"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
-
-
-def test_runtime_whose_package_is_missing_names_the_cure(monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LatencyError, match=r"pip install 'gcsearch\[onnx\]'"):
-        RUNTIMES["onnxruntime"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
-
-
-def test_runtime_of_another_device_or_type_says_what_to_set():
-    with pytest.raises(LatencyError, match=r"latency\.device=cuda"):
-        RUNTIMES["cuda-graph"]().prepare(network(), torch.ones(1, *SIZE), threads=1)
-    example = torch.ones(1, *SIZE, dtype=torch.bfloat16)
-    with pytest.raises(LatencyError, match=r"latency\.dtype=fp32|pip install"):
-        RUNTIMES["openvino"]().prepare(network(), example, threads=1)
+            LatencyProbe(two_convolutions(), SIZE, LOOSE.model_copy(update={"device": device}))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import json
 
 import pytest
 from made_up import evaluation_of, fill, new_study
+from small_nets import LOOSE
 from typer.testing import CliRunner
 
 from gcsearch import timing
 from gcsearch.architecture import Architecture, Insertion
 from gcsearch.cli.app import app
-from gcsearch.cost import LatencyRatio, LatencySettings
+from gcsearch.cost import LatencyRatio
 from gcsearch.errors import ConfigError, GcsearchError, LatencyError, StudyError
 from gcsearch.export import ExportedConfig, write_config
 from gcsearch.intervals import Interval
@@ -20,10 +21,9 @@ from gcsearch.study import open_storage
 from gcsearch.timing import draw_times, time_export, time_front
 
 pytestmark = pytest.mark.usefixtures("unshared_machine")
-LOOSE = LatencySettings(image_size=16, threads=1, precision=0.4, time_limit_s=0.3, disturbance=1)
 FAST = [
     *("--image-size", "32", "--threads", "1", "--set", "precision=0.4"),
-    *("--set", "time_limit_s=0.3", "--set", "disturbance=1"),
+    *("--set", "time_limit_s=5", "--set", "disturbance=1"),
 ]
 
 
