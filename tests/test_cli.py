@@ -195,6 +195,21 @@ def test_sigterm_stops_a_command_where_ctrl_c_is_ignored_too(disposition):
     assert process.communicate(timeout=30) == (b"stopped\n", None)
 
 
+@pytest.mark.slow
+def test_sigterm_stops_a_command_while_ray_is_under_way():
+    code = (
+        "import time; from gcsearch.cli.options import stop_by_sigterm; stop_by_sigterm()\n"
+        "from gcsearch.tuning.driver import _ray\n"
+        "try:\n"
+        "    with _ray(None): print('ready', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt: print('stopped')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    assert process.communicate(timeout=60) == (b"stopped\n", None)
+
+
 def test_pipe_that_closes_early_leaves_no_traceback():
     command = f"{sys.executable} -m gcsearch backbones | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)

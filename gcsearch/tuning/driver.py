@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -205,6 +207,7 @@ def _ray(address: str | None) -> Iterator[None]:
         return
     local = {} if address else {"num_cpus": n_cores(), "include_dashboard": False}
     start = time.monotonic()
+    on_sigterm = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     try:
         ray.init(
             address=address,
@@ -219,6 +222,8 @@ def _ray(address: str | None) -> Iterator[None]:
         raise StudyError(
             f"Ray {where} could not be reached after {time.monotonic() - start:.0f} s: {reason}"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # with Ray's own the process would be aborted
     try:
         yield
     finally:
